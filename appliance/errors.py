@@ -1,0 +1,132 @@
+"""What the appliance may answer instead of doing what it was asked.
+
+    ApplianceError              code, message, hint
+      ConfigError               a setting is unknown or has a bad value
+      BadRequestError           the caller's input is wrong
+        ModelNameError          not a model name
+        ModelfileError          a Modelfile cannot be parsed
+        UnsupportedError        well-formed, but this model or release cannot do it
+        DigestMismatchError     the bytes are not those of the digest
+        RequestTooLargeError    body, nesting or count over a limit
+      ModelNotFoundError        no such model in the library
+      NotFoundError             no such route, blob or key
+      ForbiddenError            the caller may not do this from where it is
+      LibraryError              the store is damaged or cannot be written
+        DiskFullError           no space left
+      MemoryFitError            the model does not fit into this machine
+      OverloadedError           a queue is full or the service is stopping; try again later
+      TemplateError             a chat template failed or went over its limits
+
+`code` is for programs and never changes; `str(error)` says what was seen, what is allowed and what
+to do. A class exists where a caller must act differently. Exceptions do not log: the boundary that
+turns one into an answer does (http/errors.py).
+"""
+
+
+class ApplianceError(Exception):
+    """Base of all errors of the control plane. `hint` is one sentence with the cure, or empty."""
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(ApplianceError):
+    """A setting is unknown, or its value is of the wrong type or out of range."""
+
+    code = "bad_config"
+
+
+class BadRequestError(ApplianceError):
+    """The caller's input is wrong; nothing was changed."""
+
+    code = "bad_request"
+
+
+class ModelNameError(BadRequestError):
+    """The text is not a model name (reference grammar: library/names.py)."""
+
+    code = "bad_model_name"
+
+
+class ModelfileError(BadRequestError):
+    """A Modelfile cannot be parsed; `line` counts from 1, 0 when it concerns the whole file."""
+
+    code = "bad_modelfile"
+
+    def __init__(self, message: str, *, line: int = 0, hint: str = "") -> None:
+        super().__init__(f"(line {line}): {message}" if line else message, hint=hint)
+        self.line = line
+
+
+class UnsupportedError(BadRequestError):
+    """A known wish that this model or this release cannot fulfil, named so that it can be dropped."""
+
+    code = "unsupported"
+
+
+class DigestMismatchError(BadRequestError):
+    """Bytes were received that do not hash to the digest they were announced with."""
+
+    code = "digest_mismatch"
+
+
+class RequestTooLargeError(BadRequestError):
+    """The body, its nesting or one of its lists is over a limit."""
+
+    code = "request_too_large"
+
+
+class ModelNotFoundError(ApplianceError):
+    """No model of that name is installed."""
+
+    code = "model_not_found"
+
+
+class NotFoundError(ApplianceError):
+    """No such route, blob or key."""
+
+    code = "not_found"
+
+
+class ForbiddenError(ApplianceError):
+    """The caller may not do this from where it is; the message says what would be needed."""
+
+    code = "forbidden"
+
+
+class LibraryError(ApplianceError):
+    """The store is damaged or cannot be read or written."""
+
+    code = "library_error"
+
+
+class DiskFullError(LibraryError):
+    """The disk has no room; nothing was left behind."""
+
+    code = "disk_full"
+
+
+class MemoryFitError(ApplianceError):
+    """The model does not fit into this machine's memory; the message holds the arithmetic."""
+
+    code = "does_not_fit"
+
+
+class OverloadedError(ApplianceError):
+    """Too much is waiting, or the service is stopping. `retry_after_s` is an honest guess."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class TemplateError(ApplianceError):
+    """A chat template failed, or used more steps or output than it may."""
+
+    code = "template_error"

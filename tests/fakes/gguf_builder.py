@@ -1,0 +1,422 @@
+"""Hand-written GGUF files for tests: honest tiny models that llama.cpp loads, and files that lie.
+
+The writer knows the format only; it shares no code with the reader under test. Everything is
+deterministic: the same arguments give the same bytes.
+"""
+
+import random
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# value type codes of the GGUF specification
+UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = range(10)
+UINT64, INT64, FLOAT64 = range(10, 13)
+# tensor type codes of ggml
+F32, F16, Q8_0 = 0, 1, 8
+
+_SCALARS = {
+    UINT8: "<B", INT8: "<b", UINT16: "<H", INT16: "<h", UINT32: "<I", INT32: "<i",
+    FLOAT32: "<f", BOOL: "<?", UINT64: "<Q", INT64: "<q", FLOAT64: "<d",
+}  # fmt: skip
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n'"
+    " + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+_CORPUS = (
+    "the quick brown fox jumps over the lazy dog and then the other dog thinks about the answer "
+    "to the question that the user asked the assistant in the system message of this model"
+)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A value written as these bytes under this type code, whatever they mean."""
+
+    type: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A scalar, or with `items` an array, of exactly this type code."""
+
+    type: int
+    value: Any = None
+    items: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor. `offset` and `n_dims` replace the true figures in the header (to lie)."""
+
+    name: str
+    shape: Sequence[int]
+    type: int = F32
+    data: bytes = b""
+    offset: int | None = None
+    n_dims: int | None = None
+
+
+def build_gguf(
+    metadata: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    tensors: Sequence[Tensor] = (),
+    *,
+    magic: bytes = b"GGUF",
+    version: int = 3,
+    kv_count: int | None = None,
+    tensor_count: int | None = None,
+    alignment: int = 32,
+) -> bytes:
+    """The file's bytes. Pairs instead of a mapping may repeat a key; counts may lie."""
+    pairs = list(metadata.items() if isinstance(metadata, Mapping) else metadata)
+    out = bytearray(magic + struct.pack("<I", version))
+    out += struct.pack("<Q", len(tensors) if tensor_count is None else tensor_count)
+    out += struct.pack("<Q", len(pairs) if kv_count is None else kv_count)
+    for key, value in pairs:
+        out += encode_string(key) + encode_value(value)
+    data = bytearray()
+    for tensor in tensors:
+        data += bytes(-len(data) % alignment)
+        out += _tensor_info(tensor, len(data))
+        data += tensor.data
+    if tensors:
+        data += bytes(-len(data) % alignment)
+        out += bytes(-len(out) % alignment)
+    return bytes(out + data)
+
+
+def encode_string(text: str | bytes) -> bytes:
+    raw = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def encode_value(value: Any) -> bytes:
+    """Type code and payload. Plain Python: bool, int (uint32), float (float32), str, lists of these."""
+    if isinstance(value, Raw):
+        return struct.pack("<I", value.type) + value.payload
+    if isinstance(value, Typed):
+        if value.items is None:
+            return struct.pack("<I", value.type) + _payload(value.type, value.value)
+        return _array(value.type, value.items)
+    if isinstance(value, list):
+        element = INT32 if not value or isinstance(value[0], int) else _natural_type(value[0])
+        return _array(element, value)
+    code = _natural_type(value)
+    return struct.pack("<I", code) + _payload(code, value)
+
+
+def _natural_type(value: Any) -> int:
+    return {bool: BOOL, int: UINT32, float: FLOAT32, str: STRING, bytes: STRING}[type(value)]
+
+
+def _payload(code: int, value: Any) -> bytes:
+    return encode_string(value) if code == STRING else struct.pack(_SCALARS[code], value)
+
+
+def _array(element: int, items: Sequence[Any]) -> bytes:
+    head = struct.pack("<IIQ", ARRAY, element, len(items))
+    return head + b"".join(_payload(element, item) for item in items)
+
+
+def _tensor_info(tensor: Tensor, offset: int) -> bytes:
+    n_dims = len(tensor.shape) if tensor.n_dims is None else tensor.n_dims
+    return b"".join((
+        encode_string(tensor.name),
+        struct.pack("<I", n_dims),
+        struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape),
+        struct.pack("<IQ", tensor.type, offset if tensor.offset is None else tensor.offset),
+    ))
+
+
+# -- tiny models that really load ------------------------------------------------------------
+
+
+def tiny_llama_gguf(
+    path: Path,
+    *,
+    vocab: int = 320,
+    layers: int = 2,
+    embd: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ff: int = 128,
+    context: int = 512,
+    seed: int = 0,
+    ftype: int = F32,
+    chat_template: str | None = CHATML,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a random llama model with a byte-level BPE vocabulary and ChatML; about 0.5 MB.
+
+    vocab     at least 260: 256 bytes, 4 specials, then merges learnt from one sentence, then filler
+    metadata  overrides; a value of None removes the key
+    """
+    path.write_bytes(
+        tiny_llama_bytes(
+            vocab=vocab, layers=layers, embd=embd, heads=heads, kv_heads=kv_heads, ff=ff,
+            context=context, seed=seed, ftype=ftype, chat_template=chat_template, metadata=metadata,
+        )  # fmt: skip
+    )
+    return path
+
+
+def tiny_llama_bytes(
+    *,
+    vocab: int = 320,
+    layers: int = 2,
+    embd: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    ff: int = 128,
+    context: int = 512,
+    seed: int = 0,
+    ftype: int = F32,
+    chat_template: str | None = CHATML,
+    metadata: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The bytes that `tiny_llama_gguf` writes."""
+    pairs: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.name": "Tiny Llama",
+        "general.file_type": {F32: 0, F16: 1, Q8_0: 7}[ftype],
+        "llama.block_count": layers,
+        "llama.context_length": context,
+        "llama.embedding_length": embd,
+        "llama.feed_forward_length": ff,
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": kv_heads,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": embd // heads,
+        "llama.rope.freq_base": 10000.0,
+        "llama.vocab_size": vocab,
+        **bpe_vocabulary(vocab),
+    }
+    if chat_template is not None:
+        pairs["tokenizer.chat_template"] = chat_template
+    weights = _Weights(seed, ftype)
+    kv_dim = embd // heads * kv_heads
+    tensors = [weights.matrix("token_embd.weight", embd, vocab, scale=1.0)]
+    for layer in range(layers):
+        p = f"blk.{layer}."
+        tensors += [
+            weights.norm(p + "attn_norm.weight", embd),
+            weights.matrix(p + "attn_q.weight", embd, embd),
+            weights.matrix(p + "attn_k.weight", embd, kv_dim),
+            weights.matrix(p + "attn_v.weight", embd, kv_dim),
+            weights.matrix(p + "attn_output.weight", embd, embd),
+            weights.norm(p + "ffn_norm.weight", embd),
+            weights.matrix(p + "ffn_gate.weight", embd, ff),
+            weights.matrix(p + "ffn_up.weight", embd, ff),
+            weights.matrix(p + "ffn_down.weight", ff, embd),
+        ]
+    tensors += [
+        weights.norm("output_norm.weight", embd),
+        weights.matrix("output.weight", embd, vocab),
+    ]
+    return build_gguf(_overridden(pairs, metadata), tensors)
+
+
+def tiny_embedding_gguf(
+    path: Path,
+    *,
+    layers: int = 2,
+    embd: int = 32,
+    heads: int = 4,
+    ff: int = 64,
+    context: int = 128,
+    seed: int = 0,
+    pooling: int = 1,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a random BERT embedding model with a WordPiece vocabulary; pooling 1 is the mean."""
+    vocabulary = wordpiece_vocabulary()
+    vocab = len(vocabulary["tokenizer.ggml.tokens"])
+    pairs: dict[str, Any] = {
+        "general.architecture": "bert",
+        "general.type": "model",
+        "general.name": "Tiny Bert",
+        "general.file_type": 0,
+        "bert.block_count": layers,
+        "bert.context_length": context,
+        "bert.embedding_length": embd,
+        "bert.feed_forward_length": ff,
+        "bert.attention.head_count": heads,
+        "bert.attention.layer_norm_epsilon": 1e-12,
+        "bert.attention.causal": False,
+        "bert.pooling_type": pooling,
+        **vocabulary,
+    }
+    weights = _Weights(seed, F32)
+    tensors = [
+        weights.matrix("token_embd.weight", embd, vocab, scale=1.0),
+        weights.matrix("token_types.weight", embd, 2),
+        weights.matrix("position_embd.weight", embd, context),
+        *weights.norm_pair("token_embd_norm", embd),
+    ]
+    for layer in range(layers):
+        p = f"blk.{layer}."
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            tensors += [weights.matrix(f"{p}{name}.weight", embd, embd), weights.zeros(f"{p}{name}.bias", embd)]
+        tensors += [
+            *weights.norm_pair(p + "attn_output_norm", embd),
+            weights.matrix(p + "ffn_up.weight", embd, ff),
+            weights.zeros(p + "ffn_up.bias", ff),
+            weights.matrix(p + "ffn_down.weight", ff, embd),
+            weights.zeros(p + "ffn_down.bias", embd),
+            *weights.norm_pair(p + "layer_output_norm", embd),
+        ]
+    path.write_bytes(build_gguf(_overridden(pairs, metadata), tensors))
+    return path
+
+
+def tiny_lora_gguf(
+    path: Path, *, layers: int = 2, embd: int = 64, rank: int = 4, seed: int = 1, scale: float = 0.5
+) -> Path:
+    """Write a LoRA adapter for `tiny_llama_gguf` of the same `layers` and `embd`."""
+    pairs = {
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "general.name": "Tiny Lora",
+        "general.file_type": 0,
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(rank),
+    }
+    weights = _Weights(seed, F32)
+    tensors = []
+    for layer in range(layers):
+        for name in ("attn_q.weight", "attn_output.weight"):
+            base = f"blk.{layer}.{name}"
+            tensors += [
+                weights.matrix(base + ".lora_a", embd, rank, scale=scale),
+                weights.matrix(base + ".lora_b", rank, embd, scale=scale),
+            ]
+    path.write_bytes(build_gguf(pairs, tensors))
+    return path
+
+
+def bpe_vocabulary(size: int) -> dict[str, Any]:
+    """The tokenizer keys of a byte-level BPE vocabulary of exactly `size` tokens."""
+    alphabet = _byte_alphabet()
+    merges = _learn_merges(size - 256 - len(_SPECIAL))
+    tokens = [*alphabet, *("".join(pair) for pair in merges)]
+    filler = [f"<|unused_{n}|>" for n in range(size - len(tokens) - len(_SPECIAL))]
+    tokens += [*filler, *_SPECIAL]
+    first_special = len(tokens) - len(_SPECIAL) - len(filler)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] * first_special + [3] * (size - first_special),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
+        "tokenizer.ggml.bos_token_id": tokens.index("<|endoftext|>"),
+        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
+        "tokenizer.ggml.padding_token_id": tokens.index("<|pad|>"),
+        "tokenizer.ggml.add_bos_token": False,
+    }
+
+
+def wordpiece_vocabulary() -> dict[str, Any]:
+    """The tokenizer keys of a small WordPiece vocabulary: letters, digits, some whole words."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
+    phantom = "\u2581"  # llama.cpp marks the start of a word where BERT marks the continuation
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens += [phantom + c for c in letters] + list(letters)
+    tokens += [phantom + word for word in sorted(set(_CORPUS.split())) if len(word) > 1]
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3] * 5 + [1] * (len(tokens) - 5),
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 3,
+        "tokenizer.ggml.seperator_token_id": 3,  # spelt so in the format
+        "tokenizer.ggml.mask_token_id": 4,
+        "tokenizer.ggml.token_type_count": 2,
+    }
+
+
+class _Weights:
+    """Seeded random tensors, each drawn in the order it is asked for."""
+
+    def __init__(self, seed: int, ftype: int) -> None:
+        self._random = random.Random(seed)
+        self._ftype = ftype
+
+    def matrix(self, name: str, rows_in: int, rows_out: int, scale: float | None = None) -> Tensor:
+        """A projection from `rows_in` (ggml's first dimension, contiguous) to `rows_out`."""
+        sigma = 1.5 / rows_in**0.5 if scale is None else scale
+        gauss = self._random.gauss
+        values = [gauss(0.0, sigma) for _ in range(rows_in * rows_out)]
+        return Tensor(name, (rows_in, rows_out), self._ftype, encode_floats(values, self._ftype))
+
+    def norm(self, name: str, size: int) -> Tensor:
+        return Tensor(name, (size,), F32, encode_floats([1.0] * size, F32))
+
+    def zeros(self, name: str, size: int) -> Tensor:
+        return Tensor(name, (size,), F32, bytes(4 * size))
+
+    def norm_pair(self, name: str, size: int) -> tuple[Tensor, Tensor]:
+        return self.norm(name + ".weight", size), self.zeros(name + ".bias", size)
+
+
+def encode_floats(values: Sequence[float], ftype: int) -> bytes:
+    """`values` as F32, F16 or Q8_0 (whose length must be a multiple of 32)."""
+    if ftype == F32:
+        return array("f", values).tobytes()
+    if ftype == F16:
+        return struct.pack(f"<{len(values)}e", *values)
+    return b"".join(_q8_0_block(values[i : i + 32]) for i in range(0, len(values), 32))
+
+
+def _q8_0_block(values: Sequence[float]) -> bytes:
+    scale = max(map(abs, values)) / 127 or 1.0
+    return struct.pack("<e32b", scale, *(round(v / scale) for v in values))
+
+
+def _byte_alphabet() -> list[str]:
+    """GPT-2's printable stand-in for each byte value."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    return [chr(b) if b in printable else chr(next(spare)) for b in range(256)]
+
+
+def _learn_merges(count: int) -> list[tuple[str, str]]:
+    """Up to `count` BPE merges, most frequent pair first, ties by text."""
+    alphabet = _byte_alphabet()
+    words = [[alphabet[b] for b in (" " + word).encode()] for word in _CORPUS.split()]
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        words = [_merged(word, best) for word in words]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    out: list[str] = []
+    for part in word:
+        if out and (out[-1], part) == pair:
+            out[-1] += part
+        else:
+            out.append(part)
+    return out
+
+
+def _overridden(pairs: dict[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    merged = {**pairs, **(changes or {})}
+    return {key: value for key, value in merged.items() if value is not None}
