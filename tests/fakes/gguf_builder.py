@@ -265,7 +265,8 @@ def tiny_embedding_gguf(
     for layer in range(layers):
         p = f"blk.{layer}."
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            tensors += [weights.matrix(f"{p}{name}.weight", embd, embd), weights.zeros(f"{p}{name}.bias", embd)]
+            tensors.append(weights.matrix(f"{p}{name}.weight", embd, embd))
+            tensors.append(weights.zeros(f"{p}{name}.bias", embd))
         tensors += [
             *weights.norm_pair(p + "attn_output_norm", embd),
             weights.matrix(p + "ffn_up.weight", embd, ff),
