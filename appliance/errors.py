@@ -63,7 +63,7 @@ class ModelfileError(BadRequestError):
 
 
 class UnsupportedError(BadRequestError):
-    """A known wish that this model or this release cannot fulfil, named so that it can be dropped."""
+    """A known wish that this model or this release cannot fulfil; the message names it."""
 
     code = "unsupported"
 

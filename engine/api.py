@@ -1,7 +1,7 @@
 """The vocabulary between the appliance and every engine: requests in, steps out.
 
 Knows nothing of sockets, HTTP, model names or any backend. An engine is synchronous and
-single-threaded: a worker process owns one and calls it in a plain loop (`engine/process/worker.py`).
+single-threaded: a worker process owns one and calls it in a loop (`engine/process/worker.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -153,7 +153,7 @@ class Engine(Protocol):
         """
 
     def step(self) -> Sequence[SequenceStep]:
-        """Do one turn of work; call only while `has_work`. Never raises for one sequence's fault."""
+        """Do one turn of work, while `has_work`. Never raises for one sequence's fault."""
 
     def has_work(self) -> bool:
         """Whether `step` has something to do; when not, the worker blocks on its socket."""

@@ -2,7 +2,7 @@
 
     EngineError                 the engine could not do what was asked
       ContextLengthError        the prompt does not fit the context
-      EngineRequestError        another part of the request cannot be honoured (a grammar, an option)
+      EngineRequestError        something else in the request cannot be honoured (a grammar, …)
       EngineBusyError           the worker's own queue is full
       BackendUnavailableError   the engine's library is not installed here
       ModelFormatError          the model file is malformed or of a kind this engine cannot run

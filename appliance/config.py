@@ -1,0 +1,258 @@
+"""Settings: defaults < file < environment < flags, each value with its origin.
+
+The table `SETTINGS` is the only list: it feeds parsing, `hearth config`, the sample file and the
+documentation test. Nothing here is read at import; `load_settings` is called once at start.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import ConfigError
+
+SYSTEM_FILE = Path("/etc/hearth/hearth.toml")
+SYSTEM_STATE = Path("/var/lib/hearth")
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the table. `default` is text, parsed like any other source."""
+
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    help: str
+
+    @property
+    def env(self) -> str:
+        """Its environment variable."""
+        return f"HEARTH_{self.name.upper()}"
+
+
+def _address(text: str) -> str:
+    """`address:port`, `address` or `:port`; brackets around IPv6. Returns address:port."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^:\s/]*)(?::(\d{1,5}))?", text.strip())
+    if match is None or int(match[2] or 11434) > 65535:
+        raise ValueError("an address like 127.0.0.1:11434, 0.0.0.0 or [::]:11434")
+    return f"{match[1] or '0.0.0.0'}:{match[2] or 11434}"  # noqa: S104 - ":port" asks for all
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", text.strip()) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,9}(\.\d+)?", text.strip()):
+        raise ValueError("a number of seconds, 0 or more")
+    return float(text)
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip() not in allowed:
+            raise ValueError(" or ".join(repr(a) for a in allowed))
+        return text.strip()
+
+    return parse
+
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration ("5m", "1h30m", "-1s") or a bare number of seconds.
+
+    Negative means for ever and gives `inf` (Ollama API, keep_alive). Raises ValueError.
+    """
+    text = text.strip()
+    sign = -1 if text.startswith("-") else 1
+    body = text.lstrip("+-")
+    if re.fullmatch(r"\d+(\.\d+)?", body):
+        total = float(body)
+    else:
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", body)
+        if not parts or "".join(f"{n}{u}" for n, u in parts) != body:
+            raise ValueError("a duration like '5m', '1h30m', '30s', a number of seconds, or -1")
+        total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    return float("inf") if sign < 0 and total else total
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/]+", origin):
+            raise ValueError("origins like https://app.example, separated by commas")
+    return origins
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
+            raise ValueError("host names without port, separated by commas")
+    return hosts
+
+
+def default_state() -> str:
+    """The state folder of a service user if it is there and ours, else the user's own."""
+    if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
+        return str(SYSTEM_STATE)
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return str(Path(home) / "hearth")
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("host", "127.0.0.1:11434", _address, "address and port to listen on"),
+    Setting("state", "", lambda t: Path(t or default_state()).expanduser(), "folder of all state"),
+    Setting("models", "", lambda t: Path(t).expanduser() if t else None,
+            "folder of models in Ollama's layout; empty: 'models' in the state folder"),
+    Setting("engine", "auto", _choice("auto", "llama", "echo"), "engine for every model"),
+    Setting("discovery", "off", _choice("off"), "announce on the local network"),
+    Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
+    Setting("allowed_origins", "", _origins, "web origins that may call the API"),
+    Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
+    Setting("context_length", "4096", _whole(4, 2**24), "context where no request or model says"),
+    Setting("threads", "0", _whole(0, 1024), "threads per model; 0: chosen for the board"),
+    Setting("max_loaded_models", "3", _whole(1, 64), "models in memory at once"),
+    Setting("max_queue", "64", _whole(1, 100_000), "requests that may wait for one model"),
+    Setting("memory_reserve_mib", "512", _whole(0, 2**20), "memory that models leave free"),
+    Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
+    Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
+    Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
+    Setting("max_body_mib", "64", _whole(1, 4096), "largest request body, uploads of blobs apart"),
+    Setting("max_blob_gib", "128", _whole(1, 4096), "largest blob that may be uploaded"),
+    Setting("max_depth", "64", _whole(8, 500), "deepest nesting of a JSON body"),
+    Setting("max_messages", "4096", _whole(1, 10**6), "most messages in one chat request"),
+    Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
+    Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
+)  # fmt: skip
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, parsed; `origins` says where each value came from."""
+
+    host: str
+    state: Path
+    models: Path | None
+    engine: str
+    discovery: str
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    keep_alive: float  # seconds; inf: for ever
+    context_length: int  # tokens
+    threads: int
+    max_loaded_models: int
+    max_queue: int
+    memory_reserve_mib: int
+    load_timeout_s: float
+    drain_timeout_s: float
+    write_timeout_s: float
+    max_body_mib: int
+    max_blob_gib: int
+    max_depth: int
+    max_messages: int
+    log_format: str
+    log_level: str
+    origins: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def models_dir(self) -> Path:
+        """Where `blobs/` and `manifests/` are."""
+        return self.models or self.state / "models"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host (without brackets) and port to bind."""
+        host, _, port = self.host.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def find_file(environ: Mapping[str, str]) -> Path | None:
+    """The settings file that applies: HEARTH_CONFIG, the system's, or the user's."""
+    if named := environ.get("HEARTH_CONFIG"):
+        return Path(named)
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    candidates = (SYSTEM_FILE, home / "hearth" / "hearth.toml")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_settings(
+    flags: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Merge all sources. `file=None` looks for one with `find_file`.
+
+    Raises ConfigError naming the setting, what was seen and what is allowed. A variable HEARTH_* of
+    no setting is not fatal (a newer unit file may set it) but is listed in `warnings`.
+    """
+    environ = os.environ if environ is None else environ
+    file = file or find_file(environ)
+    texts = {s.name: (s.default, "default") for s in SETTINGS}
+    if file is not None:
+        texts |= {name: (text, f"file {file}") for name, text in _read_file(file).items()}
+    texts |= {
+        s.name: (environ[s.env].strip(), f"environment {s.env}")
+        for s in SETTINGS
+        if environ.get(s.env, "").strip()
+    }
+    for name, text in (flags or {}).items():
+        if name not in _BY_NAME:
+            raise ConfigError(f"unknown setting {name!r}", hint="see `hearth config`")
+        texts[name] = (text, f"flag --{name.replace('_', '-')}")
+    values = {name: _parse(_BY_NAME[name], *texts[name]) for name in texts}
+    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG"}
+    strangers = sorted(k for k in environ if k.startswith("HEARTH_") and k not in known)
+    return Settings(
+        **values,
+        origins={name: origin for name, (_, origin) in texts.items()},
+        texts={name: text for name, (text, _) in texts.items()},
+        warnings=tuple(f"environment variable {name} is not a setting" for name in strangers),
+    )
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    if unknown := sorted(set(data) - set(_BY_NAME)):
+        raise ConfigError(
+            f"{path}: unknown setting {unknown[0]!r}", hint="`hearth config` lists all settings"
+        )
+    return {name: _text_of(path, name, value) for name, value in data.items()}
+
+
+def _text_of(path: Path, name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | list):
+        raise ConfigError(f"{path}: {name} must be text, a number or a list of texts")
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def _parse(setting: Setting, text: str, origin: str) -> Any:
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{setting.name} = {text!r} ({origin}) is not allowed; it must be {error}"
+        ) from error
