@@ -1,0 +1,118 @@
+"""What goes into a chat job and what comes out of it: the same for every dialect.
+
+A dialect translates its wire body into a `JobRequest`, runs it (`chat/job.py`) and encodes the
+events. The non-streaming answer is a fold over the same events. Knows nothing of HTTP.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.api import Constraint, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `role` is lower case; any value is accepted."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A prompt outside a conversation (Ollama API, /api/generate; OpenAI, /v1/completions)."""
+
+    prompt: str
+    raw: bool = False  # the prompt goes to the model as it is, without a template
+    system: str | None = None  # replaces the model's system prompt
+    template: str | None = None  # replaces the model's template
+    context: tuple[int, ...] = ()  # token ids of an earlier exchange, put in front
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """One answer that is wanted. `work` None means: only load, or with keep_alive 0 unload."""
+
+    model: str  # as the client typed it
+    work: tuple[Message, ...] | Completion | None
+    options: Mapping[str, Any] = field(default_factory=dict)  # Ollama's names, values from JSON
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # the dialect's; the model's win
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    constraint: Constraint | None = None
+    keep_alive: float | None = None  # seconds, inf: for ever, None: the service's setting
+    truncate: bool = True
+    shift: bool = True
+    logprobs: int | None = None  # None: none; n: the token's own and the n best
+    render_only: bool = False  # answer with the rendered prompt instead of running it
+    caller: str = ""  # whose turn it is in the fair queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The first event: the model is loaded, the prompt is processed, output follows."""
+
+    queue_position: int  # requests that were ahead when this one came; 0: none
+    queue_ns: int
+    load_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer; may be empty when it only carries logprobs."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The prompt that would have run; the only event of a `render_only` job."""
+
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The last event. Durations are nanoseconds."""
+
+    reason: str  # "stop", "length", "load" or "unload"
+    total_ns: int
+    load_ns: int = 0
+    queue_ns: int = 0
+    queue_position: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    truncated_tokens: int = 0  # dropped from the prompt to fit the context
+    truncated_messages: int = 0  # dropped from the conversation to fit the context
+    prompt_ns: int = 0
+    output_tokens: int = 0
+    decode_ns: int = 0
+    context: tuple[int, ...] = ()  # prompt and output tokens of a Completion that was not raw
+
+
+Event = Started | Text | Rendered | Done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """Vectors that are wanted (Ollama API, /api/embed; OpenAI, /v1/embeddings)."""
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]  # texts or token ids
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    truncate: bool = True
+    dimensions: int | None = None  # cut to this many and normalise again
+    normalize: bool = True  # to length 1; an all-zero vector stays zero
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """One vector per input, in order."""
+
+    vectors: list[list[float]]
+    prompt_tokens: int
+    total_ns: int
+    load_ns: int
