@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def encode_string(text: str | bytes) -> bytes:
 
 
 def encode_value(value: Any) -> bytes:
-    """Type code and payload. Plain Python: bool, int (uint32), float (float32), str, lists of these."""
+    """Type code and payload. Plain: bool, int (uint32), float (float32), str, lists of these."""
     if isinstance(value, Raw):
         return struct.pack("<I", value.type) + value.payload
     if isinstance(value, Typed):
@@ -128,43 +129,25 @@ def _array(element: int, items: Sequence[Any]) -> bytes:
 
 def _tensor_info(tensor: Tensor, offset: int) -> bytes:
     n_dims = len(tensor.shape) if tensor.n_dims is None else tensor.n_dims
-    return b"".join((
-        encode_string(tensor.name),
-        struct.pack("<I", n_dims),
-        struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape),
-        struct.pack("<IQ", tensor.type, offset if tensor.offset is None else tensor.offset),
-    ))
+    return b"".join(
+        (
+            encode_string(tensor.name),
+            struct.pack("<I", n_dims),
+            struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape),
+            struct.pack("<IQ", tensor.type, offset if tensor.offset is None else tensor.offset),
+        )
+    )
 
 
 # -- tiny models that really load ------------------------------------------------------------
 
 
-def tiny_llama_gguf(
-    path: Path,
-    *,
-    vocab: int = 320,
-    layers: int = 2,
-    embd: int = 64,
-    heads: int = 4,
-    kv_heads: int = 2,
-    ff: int = 128,
-    context: int = 512,
-    seed: int = 0,
-    ftype: int = F32,
-    chat_template: str | None = CHATML,
-    metadata: Mapping[str, Any] | None = None,
-) -> Path:
+def tiny_llama_gguf(path: Path, **shape: Any) -> Path:
     """Write a random llama model with a byte-level BPE vocabulary and ChatML; about 0.5 MB.
 
-    vocab     at least 260: 256 bytes, 4 specials, then merges learnt from one sentence, then filler
-    metadata  overrides; a value of None removes the key
+    `shape` as in `tiny_llama_bytes`.
     """
-    path.write_bytes(
-        tiny_llama_bytes(
-            vocab=vocab, layers=layers, embd=embd, heads=heads, kv_heads=kv_heads, ff=ff,
-            context=context, seed=seed, ftype=ftype, chat_template=chat_template, metadata=metadata,
-        )  # fmt: skip
-    )
+    path.write_bytes(tiny_llama_bytes(**shape))
     return path
 
 
@@ -182,7 +165,12 @@ def tiny_llama_bytes(
     chat_template: str | None = CHATML,
     metadata: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The bytes that `tiny_llama_gguf` writes."""
+    """The bytes of a random llama model that llama.cpp loads.
+
+    vocab     at least 260: 256 bytes, 4 specials, then merges learnt from one sentence, then filler
+    ftype     F32, F16 or Q8_0, for matrices
+    metadata  overrides; a value of None removes the key
+    """
     pairs: dict[str, Any] = {
         "general.architecture": "llama",
         "general.type": "model",
@@ -399,7 +387,7 @@ def _learn_merges(count: int) -> list[tuple[str, str]]:
     words = [[alphabet[b] for b in (" " + word).encode()] for word in _CORPUS.split()]
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in words for pair in pairwise(word))
         if not pairs:
             break
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
