@@ -1,0 +1,221 @@
+"""The llama engine: one sequence at a time through llama.cpp, at its native speed.
+
+`load` is the EngineFactory. The order of a step is chosen for latency: the step that finishes the
+prompt already returns the first token, every later step computes the token that the one before
+returned and samples the next, and nothing is computed after the last one.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from engine.api import (
+    Engine,
+    EngineInfo,
+    FinishReason,
+    GenerateRequest,
+    LoadSpec,
+    Poll,
+    Pooling,
+    SequenceStep,
+)
+from engine.errors import EngineBusyError, EngineError, EngineRequestError, ModelFormatError
+from engine.llama.generation import Generation
+from engine.llama.grammar import compile_constraint
+from engine.llama.logprobs import MAX_TOP
+from engine.llama.model import MAX_BATCH, LoadedModel
+from engine.llama.native import lib
+from engine.llama.prompt import fit_prompt
+from engine.llama.sampler import Sampler
+from engine.llama.session import Interruption, Session
+from engine.llama.threads import board_threads
+
+_UBATCH = 512  # llama.cpp's own choice for the physical batch
+
+
+def load(spec: LoadSpec, poll: Poll) -> Engine:
+    """Open a GGUF file. Raises ModelFormatError, DeviceMemoryError or EngineRequestError."""
+    started = time.monotonic_ns()
+    model = LoadedModel(spec, board_threads(spec.threads))
+    try:
+        engine = LlamaEngine(model, poll)
+    except EngineError:
+        model.close()
+        raise
+    engine.note_load(time.monotonic_ns() - started)
+    return engine
+
+
+class LlamaEngine:
+    """One model, one generating sequence, and embeddings on the side."""
+
+    def __init__(self, model: LoadedModel, poll: Poll) -> None:
+        self._model = model
+        self._vocab = model.vocab
+        self._running: Generation | None = None
+        self._interruption = Interruption(poll, self._must_stop)
+        self._context_length = model.context_length(model.spec.context_length)
+        self._session = None if model.spec.embedding else self._open_session()
+        self._load_ns = 0
+        self._counters = dict.fromkeys(
+            ("requests", "aborted", "failed", "prompt_tokens", "cached_tokens", "output_tokens"), 0
+        )
+
+    def note_load(self, load_ns: int) -> None:
+        self._load_ns = load_ns
+
+    @property
+    def info(self) -> EngineInfo:
+        model, vocab = self._model, self._vocab
+        return EngineInfo(
+            engine="llama",
+            context_length=self._context_length,
+            slots=1,
+            vocab_size=vocab.size,
+            embedding_length=model.embedding_length,
+            weight_bytes=model.weight_bytes,
+            threads=model.threads,
+            bos_token=vocab.text(vocab.bos),
+            eos_token=vocab.text(vocab.eos),
+            load_ns=self._load_ns,
+            description=model.description,
+        )
+
+    def add(self, request: GenerateRequest) -> None:
+        """Accept a request; raises EngineError when it can never be served."""
+        if self._running is not None:
+            raise EngineBusyError("the llama engine runs one sequence at a time; wait for its end")
+        session = self._session
+        if session is None:
+            raise EngineRequestError("the model is loaded for embeddings; load it for generation")
+        if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP:
+            raise EngineRequestError(f"logprobs is {request.logprobs}; allowed are 0 to {MAX_TOP}")
+        if request.constraint is not None and request.ignore_eos:
+            raise EngineRequestError("ignore_eos and a constraint exclude each other; drop one")
+        prompt = fit_prompt(
+            self._prompt_tokens(request),
+            context_length=self._context_length,
+            trained_context=self._model.trained_context,
+            num_keep=request.num_keep + (self._vocab.adds_bos and request.num_keep >= 0),
+            max_tokens=request.max_tokens,
+            truncate=request.truncate,
+        )
+        grammar = None
+        if request.constraint is not None:
+            grammar = compile_constraint(request.constraint, self._vocab, self._model.log)
+        sampler = Sampler(
+            request.sampling,
+            self._vocab,
+            window=self._context_length,
+            prompt=prompt.tokens,
+            grammar=grammar,
+        )
+        self._running = Generation(request, prompt, sampler, session, self._vocab)
+
+    def abort(self, request_id: int) -> None:
+        """End a request at its next step, or in the middle of its prompt; others are ignored."""
+        running = self._running
+        if running is not None and running.request.id == request_id:
+            running.is_aborted = True
+
+    def has_work(self) -> bool:
+        return self._running is not None
+
+    def step(self) -> Sequence[SequenceStep]:
+        """Compute a chunk of the prompt, or a token."""
+        running = self._running
+        if running is None:
+            return []
+        try:
+            step = running.step()
+        except EngineError as error:
+            step = SequenceStep(id=running.request.id, error=(error.code, str(error)))
+        if step is None:
+            return []
+        if step.finish is not None or step.error is not None:
+            self._retire(running, step)
+        return [step]
+
+    def embed(
+        self, inputs: Sequence[str | list[int]], *, pooling: Pooling, truncate: bool
+    ) -> tuple[list[list[float]], int]:
+        raise EngineRequestError("not yet")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`."""
+        return self._vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        """The bytes that the tokens stand for, special tokens as their text."""
+        return self._vocab.detokenize(token_ids)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since loading, and the tokens that are in the KV cache now."""
+        held = 0 if self._session is None else len(self._session.tokens)
+        return {**self._counters, "kv_tokens": held, "context_length": self._context_length}
+
+    def close(self) -> None:
+        """Free everything; safe to call again."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._model.close()
+
+    def _open_session(self) -> Session:
+        model = self._model
+        batch = max(1, min(model.spec.batch_size, self._context_length, MAX_BATCH))
+        context = model.open_context(
+            n_ctx=self._context_length,
+            n_batch=batch,
+            n_ubatch=min(batch, _UBATCH),
+            n_outputs_max=1,  # logits of one token: with 150,000 tokens of vocabulary 300 MB less
+        )
+        if not lib.llama_get_memory(context):
+            lib.llama_free(context)
+            raise ModelFormatError(
+                "the model cannot generate text (it has no KV memory); load it for embeddings"
+            )
+        session = Session(
+            context,
+            vocab_size=self._vocab.size,
+            context_length=self._context_length,
+            batch_size=batch,
+            interruption=self._interruption,
+            log=model.log,
+        )
+        session.warm_up(max(self._vocab.bos, self._vocab.eos, 0))
+        return session
+
+    def _must_stop(self) -> bool:
+        return self._running is not None and self._running.is_aborted
+
+    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
+        vocab = self._vocab
+        if isinstance(request.prompt, str):
+            tokens = vocab.tokenize(
+                request.prompt, add_special=request.add_special, parse_special=True
+            )
+        else:
+            tokens = list(request.prompt)
+            vocab.check(tokens)
+            if request.add_special and vocab.adds_bos and tokens[:1] != [vocab.bos]:
+                tokens.insert(0, vocab.bos)
+        if not tokens and vocab.bos >= 0:
+            tokens = [vocab.bos]
+        if not tokens:
+            raise EngineRequestError("the prompt is empty and the model has no token to start with")
+        return tokens
+
+    def _retire(self, running: Generation, step: SequenceStep) -> None:
+        self._running = None
+        running.close()
+        counters = self._counters
+        counters["requests"] += 1
+        counters["aborted"] += step.finish is FinishReason.ABORT
+        counters["failed"] += step.error is not None
+        counters["prompt_tokens"] += running.prompt_tokens
+        counters["cached_tokens"] += running.cached_tokens
+        counters["output_tokens"] += running.output_tokens

@@ -1,0 +1,214 @@
+"""One sequence in a llama.cpp context: the tokens that have KV, and the calls that change them.
+
+Everything that must agree with the KV memory is here: prefix reuse, context shift, and repair after
+a computation that was stopped in the middle. Knows no sampling and no request.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import EngineError
+from engine.llama.native import NativeLog, lib
+
+_POLL_NS = 5_000_000
+_ABORTED = 2  # llama_decode's code for "the abort callback said so"
+_SEQUENCE = 0
+_NO_CALLBACK = lib.ggml_abort_callback()
+_END = -1  # "to the end" in llama_memory_* ranges
+
+
+class Interruption:
+    """Calls `poll` every few milliseconds from inside a computation, and may stop it.
+
+    `wanted` is asked after each poll. What `poll` raises cannot travel through C; it is kept and
+    raised again when the computation has come back.
+    """
+
+    def __init__(self, poll: Callable[[], None], wanted: Callable[[], bool]) -> None:
+        self._poll = poll
+        self._wanted = wanted
+        self._next_ns = 0
+        self._error: BaseException | None = None
+        self._callback = lib.ggml_abort_callback(self._check)
+
+    def arm(self, context: int) -> None:
+        self._next_ns = time.monotonic_ns() + _POLL_NS
+        lib.llama_set_abort_callback(context, self._callback, None)
+
+    def disarm(self, context: int) -> None:
+        """Take the callback away, so that decoding single tokens never enters Python."""
+        lib.llama_set_abort_callback(context, _NO_CALLBACK, None)
+
+    def reraise(self) -> None:
+        """Raise what `poll` raised during the computation, if it did."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _check(self, _user_data: object) -> bool:
+        now = time.monotonic_ns()
+        if now < self._next_ns:
+            return False
+        try:
+            self._poll()
+        except BaseException as error:  # a ctypes callback would print it and go on
+            self._error = error
+            return True
+        self._next_ns = time.monotonic_ns() + _POLL_NS
+        return self._wanted()
+
+
+class Session:
+    """The single sequence of a generating context.
+
+    Invariant between calls: `tokens[i]` is the token whose KV sits at position i, for all i below
+    `len(tokens)`, and the KV memory holds nothing else.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        *,
+        vocab_size: int,
+        context_length: int,
+        batch_size: int,
+        interruption: Interruption,
+        log: NativeLog,
+    ) -> None:
+        self._context = context
+        self._memory = lib.llama_get_memory(context)
+        self._vocab_size = vocab_size
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self._interruption = interruption
+        self._log = log
+        self.tokens: list[int] = []
+        self._pure = 0  # leading tokens whose KV has only ever seen exactly the tokens before them
+        self.can_shift = bool(self._memory and lib.llama_memory_can_shift(self._memory))
+        # positions and sequence stay NULL: llama.cpp then continues sequence 0 (llama.h)
+        self._chunk = (ctypes.c_int32 * batch_size)()
+        self._chunk_batch = lib.llama_batch(n_tokens=0, token=self._chunk)
+        self._one = (ctypes.c_int32 * 1)()
+        self._one_batch = lib.llama_batch(n_tokens=1, token=self._one)
+        self._logits: npt.NDArray[np.float32] | None = None
+        self._logits_address = 0
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.tokens) >= self.context_length
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Keep the KV of the longest common prefix with `prompt`, drop the rest; its length.
+
+        At least the last token of the prompt is left to compute, since its logits are needed.
+        """
+        limit = min(self._pure, len(prompt) - 1)
+        pairs = zip(self.tokens[:limit], prompt, strict=False)
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.truncate(common)
+        return len(self.tokens)
+
+    def truncate(self, length: int) -> None:
+        """Drop every token from `length` on; all of them where memory cannot be cut (recurrent)."""
+        if length < len(self.tokens):
+            removed = lib.llama_memory_seq_rm(self._memory, _SEQUENCE, length, _END)
+            if not removed:
+                self.clear()
+                return
+        self.tokens = self.tokens[:length]
+        self._pure = min(self._pure, length)
+
+    def clear(self) -> None:
+        lib.llama_memory_clear(self._memory, False)
+        self.tokens = []
+        self._pure = 0
+
+    def extend(self, chunk: Sequence[int]) -> bool:
+        """Compute the KV of up to `batch_size` more tokens; False if interrupted.
+
+        After an interruption the sequence is as before the call, or empty.
+        """
+        count = len(chunk)
+        self._chunk[:count] = list(chunk)
+        self._chunk_batch.n_tokens = count
+        self._interruption.arm(self._context)
+        code = lib.llama_decode(self._context, self._chunk_batch)
+        self._interruption.disarm(self._context)
+        if code == 0:
+            self._advance(chunk)
+            self._interruption.reraise()
+            return True
+        self._repair()
+        self._interruption.reraise()
+        if code == _ABORTED:
+            return False
+        raise self._decode_error(code)
+
+    def append(self, token: int) -> None:
+        """Compute the KV of one more token: the hot path of decoding."""
+        self._one[0] = token
+        code = lib.llama_decode(self._context, self._one_batch)
+        if code != 0:
+            self._repair()
+            raise self._decode_error(code)
+        if self._pure == len(self.tokens):
+            self._pure += 1
+        self.tokens.append(token)
+
+    def shift(self, keep: int) -> bool:
+        """Make room: drop half of the tokens after the first `keep`; False if it cannot be done."""
+        discard = (len(self.tokens) - keep) // 2
+        if not self.can_shift or discard < 1:
+            return False
+        end = keep + discard
+        if not lib.llama_memory_seq_rm(self._memory, _SEQUENCE, keep, end):
+            return False
+        lib.llama_memory_seq_add(self._memory, _SEQUENCE, end, _END, -discard)
+        del self.tokens[keep:end]
+        self._pure = min(self._pure, keep)
+        return True
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """The raw logits after the last token, (vocab_size,) float32; valid until the next call
+        that computes. A view of llama.cpp's own buffer: never write to it."""
+        pointer = lib.llama_get_logits_ith(self._context, -1)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            raise EngineError("llama.cpp has no logits for the last token")
+        if self._logits is None or address != self._logits_address:
+            self._logits = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
+            self._logits_address = address
+        return self._logits
+
+    def warm_up(self, token: int) -> None:
+        """Compute one token and forget it: the first request finds the weights in memory."""
+        self.append(token)
+        lib.llama_synchronize(self._context)
+        self.clear()
+
+    def close(self) -> None:
+        if self._context:
+            lib.llama_free(self._context)
+            self._context = 0
+
+    def _advance(self, chunk: Sequence[int]) -> None:
+        if self._pure == len(self.tokens):
+            self._pure += len(chunk)
+        self.tokens.extend(chunk)
+
+    def _repair(self) -> None:
+        """Drop what a failed computation left behind the last known-good position."""
+        if not lib.llama_memory_seq_rm(self._memory, _SEQUENCE, len(self.tokens), _END):
+            self.clear()
+
+    def _decode_error(self, code: int) -> EngineError:
+        return EngineError(f"llama.cpp could not compute (code {code}): {self._log.reason()}")
