@@ -1,0 +1,5 @@
+"""`python -m appliance` is the same as `hearth`."""
+
+from appliance.cli.main import main
+
+main()

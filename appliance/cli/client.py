@@ -1,0 +1,202 @@
+"""The command's HTTP client: one synchronous request at a time to a running service.
+
+Knows JSON, NDJSON and what a dead service looks like; knows nothing of verbs or the terminal.
+"""
+
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.response import BaseHTTPResponse
+
+from appliance.cli.address import Address
+from appliance.errors import ApplianceError
+
+Json = dict[str, Any]
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 60.0  # for answers that need no model
+CHUNK_BYTES = 1024 * 1024
+_UNIT_FILES = (
+    Path("/etc/systemd/system/hearth.service"),
+    Path("/usr/lib/systemd/system/hearth.service"),
+    Path("/lib/systemd/system/hearth.service"),
+)
+
+
+class ClientError(ApplianceError):
+    """The service refused or broke off; `status` is the HTTP status, 0 if there was none."""
+
+    code = "request_failed"
+
+    def __init__(self, message: str, *, status: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class ServiceDownError(ClientError):
+    """Nothing answers at the address; the message says how to start it."""
+
+    code = "service_down"
+
+
+class Client:
+    """Requests to one address. Every method raises ClientError."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        # No retries: a request that fails says so, and none is sent twice.
+        self._pool = urllib3.PoolManager(retries=False)
+
+    def get(self, path: str) -> Json:
+        """The JSON object at `path`."""
+        return self._whole("GET", path, None, READ_TIMEOUT_S)
+
+    def post(self, path: str, body: Json, *, patient: bool = False) -> Json:
+        """Send `body`, return the answering object. `patient` waits for as long as a model needs
+        to load or to answer."""
+        return self._whole("POST", path, body, None if patient else READ_TIMEOUT_S)
+
+    def delete(self, path: str, body: Json) -> None:
+        """Send a DELETE with a JSON body, as the Ollama API wants it."""
+        self._whole("DELETE", path, body, READ_TIMEOUT_S)
+
+    def exists(self, path: str) -> bool:
+        """Whether HEAD finds `path`."""
+        with self._open("HEAD", path, timeout_s=READ_TIMEOUT_S) as response:
+            if response.status == 404:
+                return False
+            _raise_for_status(response)
+            return True
+
+    def upload(self, path: str, chunks: Iterable[bytes], size: int) -> None:
+        """POST exactly `size` bytes from `chunks`, which is read as the network takes it."""
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        with self._open("POST", path, body=chunks, headers=headers) as response:
+            _raise_for_status(response)
+
+    def stream(self, path: str, body: Json) -> Generator[Json, None, None]:
+        """POST `body` and yield the objects of the NDJSON answer as they arrive.
+
+        Leaving the iteration closes the connection, which cancels the request in the service. A
+        line with `error` is raised.
+        """
+        with self._open("POST", path, body=_encode(body), headers=_JSON_TYPE) as response:
+            _raise_for_status(response)
+            for line in _lines(response):
+                message = _decode(line)
+                if "error" in message:
+                    raise ClientError(_error_text(message) or "the service failed")
+                yield message
+
+    def _whole(self, method: str, path: str, body: Json | None, timeout_s: float | None) -> Json:
+        data = None if body is None else _encode(body)
+        headers = {} if body is None else _JSON_TYPE
+        with self._open(method, path, data, headers, timeout_s) as response:
+            _raise_for_status(response)
+            content = response.read()
+        return _decode(content) if content.strip() else {}
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[BaseHTTPResponse]:
+        response: BaseHTTPResponse | None = None
+        try:
+            response = self._pool.request(
+                method,
+                f"{self.address}{path}",
+                body=body,
+                headers=dict(headers or {}),
+                preload_content=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
+            )
+            yield response
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise self._service_down() from error
+        except ReadTimeoutError as error:
+            raise ClientError(f"no answer from {self.address} within {timeout_s:.0f} s") from error
+        except LocationValueError as error:
+            raise ClientError(f"{self.address} is not an address to connect to") from error
+        except SSLError as error:
+            raise ClientError(f"no trusted connection to {self.address}: {error}") from error
+        except HTTPError as error:
+            raise ClientError(
+                f"the connection to {self.address} broke before the answer was complete"
+            ) from error
+        finally:
+            if response is not None:
+                response.close()
+
+    def _service_down(self) -> ServiceDownError:
+        if not self.address.is_loopback:
+            return ServiceDownError(
+                f"nothing answers at {self.address}; check the address and that the box is on"
+            )
+        is_installed = any(path.exists() for path in _UNIT_FILES)
+        start = "sudo systemctl start hearth" if is_installed else "hearth serve"
+        return ServiceDownError(f"hearth is not running at {self.address}; start it with `{start}`")
+
+
+_JSON_TYPE = {"Content-Type": "application/json"}
+
+
+def _encode(body: Json) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def _decode(content: bytes) -> Json:
+    try:
+        message = json.loads(content)
+    except ValueError as error:
+        raise ClientError(f"the answer is not JSON but {content[:80]!r}") from error
+    if not isinstance(message, dict):
+        raise ClientError(f"the answer is not a JSON object but {content[:80]!r}")
+    return message
+
+
+def _lines(response: BaseHTTPResponse) -> Iterator[bytes]:
+    pending = b""
+    # read1 returns what has arrived; stream() and read() would wait until a whole block is there.
+    while chunk := response.read1(CHUNK_BYTES):
+        *whole, pending = (pending + chunk).split(b"\n")
+        yield from filter(bytes.strip, whole)
+    if pending.strip():
+        yield pending
+
+
+def _raise_for_status(response: BaseHTTPResponse) -> None:
+    if response.status < 300:
+        return
+    content = response.read(CHUNK_BYTES)
+    try:
+        text = _error_text(json.loads(content))
+    except ValueError:
+        text = content.decode(errors="replace").strip()
+    reason = f"HTTP {response.status} {response.reason or ''}".strip()
+    raise ClientError(text or reason, status=response.status)
+
+
+def _error_text(message: object) -> str:
+    """The text of `{"error": "text"}` (Ollama) or `{"error": {"message": "text"}}` (our own)."""
+    error = message.get("error") if isinstance(message, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return str(error or "")

@@ -1,0 +1,106 @@
+"""Verbs about the box itself: status, config, config check."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from appliance.cli.client import Client, Json
+from appliance.cli.table import render_table
+from appliance.cli.units import size_words, span_words, until_words
+from appliance.cli.verb import answers_json, connects, print_json
+
+
+@click.command("status")
+@answers_json
+@connects
+def status(client: Client, as_json: bool) -> None:
+    """Show the state of the service on one screen"""
+    body = client.get("/hearth/v1/status")
+    if as_json:
+        print_json(body)
+    else:
+        click.echo(status_screen(body, str(client.address), datetime.now(UTC)), nl=False)
+
+
+def status_screen(body: Json, address: str, now: datetime) -> str:
+    """The screen for an answer of /hearth/v1/status."""
+    memory = body["memory"]
+    facts = [
+        ["", "address", address],
+        ["", "state", body["state"]],
+        ["", "uptime", span_words(body["uptime_s"])],
+        ["", "engine", body["engine"]],
+        [
+            "",
+            "memory",
+            f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
+        ],
+    ]
+    parts = [f"hearth {body['version']}\n{render_table(facts)}"]
+    if body["models"]:
+        header = ("MODEL", "ENGINE", "SIZE", "CONTEXT", "RUNNING", "WAITING", "UNTIL")
+        parts.append(render_table([_model_row(model, now) for model in body["models"]], header))
+    else:
+        parts.append("No model is loaded.\n")
+    if body["problems"]:
+        parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
+    return "\n".join(parts)
+
+
+def _model_row(model: Json, now: datetime) -> list[str]:
+    return [
+        model["name"],
+        model["engine"],
+        size_words(model["size"]),
+        str(model["context_length"]),
+        f"{model['running']} of {model['slots']}",
+        str(model["waiting"]),
+        until_words(datetime.fromisoformat(model["expires_at"]), now),
+    ]
+
+
+@click.group("config", invoke_without_command=True)
+@answers_json
+@click.pass_context
+def config(context: click.Context, as_json: bool) -> None:
+    """Show every setting with its value and where it comes from
+
+    These are the settings that `hearth serve` would use if it were started from here.
+    """
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError("--json is not for `config check`")
+        return
+    from appliance.config import SETTINGS, load_settings
+
+    settings = load_settings({}, os.environ, None)
+    for warning in settings.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    found = {"state": settings.state, "models": settings.models_dir}  # when left empty
+    rows = [
+        {
+            "name": setting.name,
+            "value": settings.texts[setting.name] or str(found.get(setting.name, "")),
+            "origin": settings.origins[setting.name],
+            "environment": setting.env,
+            "help": setting.help,
+        }
+        for setting in SETTINGS
+    ]
+    if as_json:
+        print_json({"settings": rows})
+        return
+    table = [[row["name"], row["value"], row["origin"]] for row in rows]
+    click.echo(render_table(table, ("SETTING", "VALUE", "ORIGIN")), nl=False)
+
+
+@config.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check a settings file without starting anything"""
+    from appliance.config import load_settings
+
+    load_settings({}, {}, file)
+    click.echo(f"{file} is valid")
