@@ -20,6 +20,7 @@ from engine.api import (
     SequenceStep,
 )
 from engine.errors import EngineBusyError, EngineError, EngineRequestError, ModelFormatError
+from engine.llama.embed import Embedder
 from engine.llama.generation import Generation
 from engine.llama.grammar import compile_constraint
 from engine.llama.logprobs import MAX_TOP
@@ -31,6 +32,15 @@ from engine.llama.session import Interruption, Session
 from engine.llama.threads import board_threads
 
 _UBATCH = 512  # llama.cpp's own choice for the physical batch
+_COUNTERS = (
+    "requests",
+    "aborted",
+    "failed",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "embed_tokens",
+)
 
 
 def load(spec: LoadSpec, poll: Poll) -> Engine:
@@ -52,14 +62,18 @@ class LlamaEngine:
     def __init__(self, model: LoadedModel, poll: Poll) -> None:
         self._model = model
         self._vocab = model.vocab
+        self._poll = poll
         self._running: Generation | None = None
         self._interruption = Interruption(poll, self._must_stop)
         self._context_length = model.context_length(model.spec.context_length)
-        self._session = None if model.spec.embedding else self._open_session()
+        self._session: Session | None = None
+        self._embedder: Embedder | None = None
+        if model.spec.embedding:
+            self._embedder = Embedder(model, poll, self._context_length)
+        else:
+            self._session = self._open_session()
         self._load_ns = 0
-        self._counters = dict.fromkeys(
-            ("requests", "aborted", "failed", "prompt_tokens", "cached_tokens", "output_tokens"), 0
-        )
+        self._counters = dict.fromkeys(_COUNTERS, 0)
 
     def note_load(self, load_ns: int) -> None:
         self._load_ns = load_ns
@@ -67,13 +81,18 @@ class LlamaEngine:
     @property
     def info(self) -> EngineInfo:
         model, vocab = self._model, self._vocab
+        embedder = self._embedder.context if self._embedder else None
+        owners = [owner for owner in (self._session, embedder) if owner]
         return EngineInfo(
             engine="llama",
             context_length=self._context_length,
             slots=1,
             vocab_size=vocab.size,
             embedding_length=model.embedding_length,
+            max_embed_tokens=self._context_length,
             weight_bytes=model.weight_bytes,
+            kv_bytes=sum(owner.kv_bytes for owner in owners),
+            compute_bytes=sum(owner.compute_bytes for owner in owners),
             threads=model.threads,
             bos_token=vocab.text(vocab.bos),
             eos_token=vocab.text(vocab.eos),
@@ -139,7 +158,12 @@ class LlamaEngine:
     def embed(
         self, inputs: Sequence[str | list[int]], *, pooling: Pooling, truncate: bool
     ) -> tuple[list[list[float]], int]:
-        raise EngineRequestError("not yet")
+        """One vector per input; a generating model gets a context for it at the first call."""
+        if self._embedder is None:
+            self._embedder = Embedder(self._model, self._poll, self._context_length)
+        vectors, tokens = self._embedder.embed(inputs, pooling, truncate=truncate)
+        self._counters["embed_tokens"] += tokens
+        return vectors, tokens
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`."""
@@ -162,6 +186,9 @@ class LlamaEngine:
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._embedder is not None:
+            self._embedder.close()
+            self._embedder = None
         self._model.close()
 
     def _open_session(self) -> Session:
@@ -173,8 +200,8 @@ class LlamaEngine:
             n_ubatch=min(batch, _UBATCH),
             n_outputs_max=1,  # logits of one token: with 150,000 tokens of vocabulary 300 MB less
         )
-        if not lib.llama_get_memory(context):
-            lib.llama_free(context)
+        if not lib.llama_get_memory(context.handle):
+            context.close()
             raise ModelFormatError(
                 "the model cannot generate text (it has no KV memory); load it for embeddings"
             )

@@ -5,6 +5,7 @@ Knows parameters and ownership. What is computed in a context is known elsewhere
 
 import ctypes
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from engine.api import LoadSpec
@@ -17,6 +18,21 @@ MAX_BATCH = 1 << 16
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
 # One of the rare places that read a message: llama.cpp has no error codes, only its log.
 _MEMORY_WORDS = ("alloc", "out of memory", "cannot reserve")
+
+
+@dataclass(slots=True)
+class Context:
+    """A llama.cpp context and what it took. Freed by `close`, before its model."""
+
+    handle: int
+    kv_bytes: int
+    compute_bytes: int
+
+    def close(self) -> None:
+        """Free it; safe to call again."""
+        if self.handle:
+            lib.llama_free(self.handle)
+            self.handle = 0
 
 
 class LoadedModel:
@@ -64,7 +80,7 @@ class LoadedModel:
         limit = self.trained_context if self.trained_context > 0 else wanted
         return max(MIN_CONTEXT, min(wanted, limit))
 
-    def open_context(self, **settings: Any) -> int:
+    def open_context(self, **settings: Any) -> Context:
         """A new context with the adapters applied; `settings` override fields of its parameters."""
         self.log.clear()
         params = lib.llama_context_default_params()
@@ -89,7 +105,12 @@ class LoadedModel:
         except EngineError:
             lib.llama_free(context)
             raise
-        return int(context)
+        # llama.cpp tells these figures in its log only
+        return Context(
+            handle=int(context),
+            kv_bytes=self.log.mebibytes(r"(?:KV|RS) buffer size = +([\d.]+) MiB"),
+            compute_bytes=self.log.mebibytes(r"(?:compute|output) buffer size = +([\d.]+) MiB"),
+        )
 
     def close(self) -> None:
         """Free the weights; adapters go with them."""

@@ -4,6 +4,7 @@ Knows nothing of requests. Importing this loads the shared library, so only a wo
 """
 
 import ctypes
+import os
 import re
 from collections import deque
 from typing import Any
@@ -70,6 +71,8 @@ _log = NativeLog()
 
 def start() -> NativeLog:
     """Initialise llama.cpp and silence it; safe to call again. Returns the caught log."""
+    # Else a failed assertion starts a debugger on this process before it dies.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     _log.install()
     _log.clear()
     lib.llama_backend_init()

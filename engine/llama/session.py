@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import EngineError
+from engine.llama.model import Context
 from engine.llama.native import NativeLog, lib
 
 _POLL_NS = 5_000_000
@@ -72,7 +73,7 @@ class Session:
 
     def __init__(
         self,
-        context: int,
+        context: Context,
         *,
         vocab_size: int,
         context_length: int,
@@ -80,8 +81,9 @@ class Session:
         interruption: Interruption,
         log: NativeLog,
     ) -> None:
-        self._context = context
-        self._memory = lib.llama_get_memory(context)
+        self._owned = context
+        self._context = context.handle
+        self._memory = lib.llama_get_memory(self._context)
         self._vocab_size = vocab_size
         self.context_length = context_length
         self.batch_size = batch_size
@@ -100,7 +102,16 @@ class Session:
 
     @property
     def context(self) -> int:
+        """The handle, for the samplers."""
         return self._context
+
+    @property
+    def kv_bytes(self) -> int:
+        return self._owned.kv_bytes
+
+    @property
+    def compute_bytes(self) -> int:
+        return self._owned.compute_bytes
 
     @property
     def is_full(self) -> bool:
@@ -196,9 +207,8 @@ class Session:
         self.clear()
 
     def close(self) -> None:
-        if self._context:
-            lib.llama_free(self._context)
-            self._context = 0
+        self._owned.close()
+        self._context = 0
 
     def _advance(self, chunk: Sequence[int]) -> None:
         if self._pure == len(self.tokens):
