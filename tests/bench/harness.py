@@ -183,6 +183,12 @@ def create_model(service: Service, name: str, path: Path, **parameters: Any) -> 
         raise SystemExit(f"creating {name} from {path} failed: {last}")
 
 
+def unload(service: Service, name: str) -> None:
+    """Free the model's memory (Ollama API, /api/generate with keep_alive 0)."""
+    request = {"model": name, "prompt": "", "keep_alive": 0, "stream": False}
+    call(service, "POST", "/api/generate", body=json.dumps(request))
+
+
 def call(
     service: Service, method: str, path: str, body: Any = None, headers: Mapping[str, str] = {}
 ) -> bytes:

@@ -1,0 +1,25 @@
+"""Run every benchmark, quickest first: `python tests/bench [--quick]`, which is `make bench`.
+
+Each is also a script of its own with more options: `python tests/bench/bench_idle.py --help`.
+Everything together takes about 15 minutes on two cores, the first time five more for the build of
+llama.cpp's tools. Results are appended to tests/bench/results/. Keep the machine quiet meanwhile.
+"""
+
+from __future__ import annotations
+
+import bench_idle
+import bench_latency
+import bench_service
+import bench_single_stream
+import harness
+
+
+def main() -> None:
+    options = harness.arguments("Run every benchmark").parse_args()
+    argv = ["--quick"] if options.quick else []
+    for benchmark in (bench_idle, bench_service, bench_latency, bench_single_stream):
+        benchmark.main(argv)
+
+
+if __name__ == "__main__":
+    main()
