@@ -5,13 +5,13 @@ The table is Ollama's (api/types.go, Options and Runner). Ranges are the engine'
 
 import math
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from appliance.errors import BadRequestError
+from engine.gguf import shortest_float32
 
 ParameterValue = bool | int | float | list[str]
 
@@ -94,7 +94,10 @@ def parse_parameter(key: str, texts: Sequence[str]) -> ParameterValue:
     if parameter.kind is Kind.INTEGER and _INTEGER.fullmatch(text):
         return int(text)
     if parameter.kind is Kind.FLOAT and _FLOAT.fullmatch(text):
-        return _shortest_float32(float(text), key)
+        try:
+            return shortest_float32(float(text))
+        except OverflowError as error:
+            raise BadRequestError(f"the value {text} of '{key}' is too large") from error
     if parameter.kind is Kind.BOOLEAN and text in _TRUE | _FALSE:
         return text in _TRUE
     word = {Kind.INTEGER: "int", Kind.FLOAT: "float", Kind.BOOLEAN: "bool"}[parameter.kind]
@@ -132,15 +135,6 @@ def _typed(parameter: Parameter, value: object) -> ParameterValue:
         case Kind.FLOAT if number and math.isfinite(value):  # type: ignore[arg-type]
             return float(value)  # type: ignore[arg-type]
     raise BadRequestError(f'option "{parameter.name}" must be of type {parameter.kind}')
-
-
-def _shortest_float32(number: float, key: str) -> float:
-    try:
-        packed = struct.pack("<f", number)
-    except OverflowError as error:
-        raise BadRequestError(f"the value of '{key}' is too large") from error
-    candidates = (float(f"{number:.{digits}g}") for digits in range(1, 10))
-    return next((c for c in candidates if struct.pack("<f", c) == packed), number)
 
 
 def _known() -> str:

@@ -5,7 +5,7 @@ Standard library only, so that the control plane reads headers without loading a
 """
 
 from engine.gguf.header import ArrayInfo, Header, TensorInfo, Value
-from engine.gguf.reader import LIMITS, Limits, read_header
+from engine.gguf.reader import LIMITS, Limits, read_header, shortest_float32
 from engine.gguf.types import GGMLType, ValueType
 from engine.gguf.validate import validate
 
@@ -19,5 +19,6 @@ __all__ = [
     "Value",
     "ValueType",
     "read_header",
+    "shortest_float32",
     "validate",
 ]

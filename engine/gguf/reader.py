@@ -203,7 +203,18 @@ def _read_value(window: _Window, key: str) -> Value:
         return window.string(f"'{key}'").decode(errors="replace")
     if kind is ValueType.BOOL:
         return bool(_checked_bools(window.take(1, f"'{key}'"), key)[0])
-    return window.unpack(SCALAR_CODES[kind], f"'{key}'")
+    value = window.unpack(SCALAR_CODES[kind], f"'{key}'")
+    return shortest_float32(value) if kind is ValueType.FLOAT32 else value
+
+
+def shortest_float32(number: float) -> float:
+    """The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06.
+
+    Raises OverflowError for a number beyond float32.
+    """
+    packed = struct.pack("<f", number)
+    candidates = (float(f"{number:.{digits}g}") for digits in range(1, 10))
+    return next((c for c in candidates if struct.pack("<f", c) == packed), number)
 
 
 def _value_type(number: int, key: str) -> ValueType:

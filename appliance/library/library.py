@@ -1,0 +1,247 @@
+"""The models on disk: find, list, copy, delete; blobs that no model names are removed.
+
+A folder in Ollama's layout, also one that Ollama itself made: `manifests/<host>/<namespace>/
+<model>/<tag>` beside `blobs/`. Manifests are kept byte for byte. Synchronous and thread-safe;
+callers on an event loop use `asyncio.to_thread`.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from appliance.errors import LibraryError, ModelNameError, ModelNotFoundError
+from appliance.library.blobs import BlobStore, atomic_write, fsync_folder, sweep_temps
+from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Manifest
+from appliance.library.names import ModelName
+from appliance.library.stored import StoredModel, read_stored
+from engine.gguf import Header, validate
+
+__all__ = ["Library", "Problem", "StoredModel"]
+
+_MAX_HEADERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A manifest that cannot be used, by its path below `manifests/`."""
+
+    path: PurePosixPath
+    reason: str
+
+
+Models = list[StoredModel]
+Problems = list[Problem]
+
+
+class Library:
+    """All models below `models_dir`."""
+
+    def __init__(self, models_dir: Path) -> None:
+        self.blobs = BlobStore(models_dir / "blobs")
+        self._manifests = models_dir / "manifests"
+        self._lock = threading.RLock()  # held by everything that changes or prunes
+        self._held: Counter[Digest] = Counter()
+        self._headers: OrderedDict[Digest, Header] = OrderedDict()
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def list(self) -> "Models":
+        """All readable models, newest first."""
+        models = [model for _, model in self._scan() if isinstance(model, StoredModel)]
+        return sorted(models, key=lambda model: (model.modified_at, model.name), reverse=True)
+
+    def problems(self) -> "Problems":
+        """What `list` had to leave out."""
+        return [found for _, found in self._scan() if isinstance(found, Problem)]
+
+    def get(self, name: ModelName) -> StoredModel:
+        """The model of that name in any case; raises ModelNotFoundError or LibraryError."""
+        stored = self.resolve(name)
+        try:
+            return read_stored(self, stored, self._manifest_path(stored))
+        except FileNotFoundError as error:
+            raise ModelNotFoundError(
+                f"model '{name.short}' not found", hint="`hearth list` shows what is installed"
+            ) from error
+
+    def has(self, name: ModelName) -> bool:
+        return self._manifest_path(self.resolve(name)).is_file()
+
+    def resolve(self, name: ModelName) -> ModelName:
+        """`name` in the case it is stored under; unchanged if there is no such model."""
+        if self._manifest_path(name).is_file():
+            return name
+        wanted = str(name.path).lower()
+        for path in self._manifest_paths():
+            relative = path.relative_to(self._manifests)
+            if relative.as_posix().lower() == wanted:
+                return ModelName.from_path(relative)
+        return name
+
+    def header(self, digest: Digest) -> Header:
+        """The validated GGUF header of a blob, from a bounded cache; raises ModelFormatError."""
+        with self._lock:
+            header = self._headers.get(digest)
+            if header is not None:
+                self._headers.move_to_end(digest)
+                return header
+        self.blobs.size(digest)  # a missing blob is the store's fault, not the format's
+        header = validate(self.blobs.path(digest))
+        with self._lock:
+            self._headers[digest] = header
+            while len(self._headers) > _MAX_HEADERS:
+                self._headers.popitem(last=False)
+        return header
+
+    # -- changing ---------------------------------------------------------------------------
+
+    def write_manifest(self, name: ModelName, manifest: Manifest | bytes) -> StoredModel:
+        """Put a model under `name`; bytes are kept as they are. Layers of its past are removed.
+
+        Every blob must be there: raises LibraryError otherwise, and changes nothing.
+        """
+        data = manifest if isinstance(manifest, bytes) else manifest.encode()
+        parsed = Manifest.parse(data)
+        with self._lock:
+            for digest in parsed.digests:
+                self.blobs.size(digest)
+            stored = self._new_name(name)
+            before = self._digests_of(stored)
+            atomic_write(self._manifest_path(stored), data)
+            self.remove_unused(before - parsed.digests)
+            return read_stored(self, stored, self._manifest_path(stored))
+
+    def copy(self, source: ModelName, destination: ModelName) -> None:
+        """Give a model a second name; raises ModelNotFoundError."""
+        with self._lock:
+            path = self._manifest_path(self.get(source).name)
+            self.write_manifest(destination, _read_manifest(path))
+
+    def delete(self, name: ModelName) -> None:
+        """Remove a model and the blobs that only it used; raises ModelNotFoundError."""
+        with self._lock:
+            stored = self.resolve(name)
+            path = self._manifest_path(stored)
+            if not path.is_file():
+                raise ModelNotFoundError(f"model '{name.short}' not found")
+            digests = self._digests_of(stored)
+            path.unlink()
+            fsync_folder(path.parent)
+            self._remove_empty_folders(path.parent)
+            self.remove_unused(digests)
+
+    def prune(self, older_than_s: float = 3600) -> int:
+        """Tidy up at start: dead temp files, unnamed blobs of that age, empty folders.
+
+        Returns how many blobs were removed: none while any manifest is unreadable, because it
+        might name them.
+        """
+        with self._lock:
+            self.blobs.sweep()
+            self._manifests.mkdir(parents=True, exist_ok=True)
+            for folder, _, _ in os.walk(self._manifests, topdown=False):
+                sweep_temps(Path(folder))
+                self._remove_empty_folders(Path(folder))
+            old = time.time() - older_than_s
+            return self.remove_unused(
+                digest
+                for digest in list(self.blobs.stored())
+                if self.blobs.path(digest).stat().st_mtime < old
+            )
+
+    def remove_unused(self, digests: Iterable[Digest]) -> int:
+        """Remove those blobs that no manifest names and nobody holds; returns how many."""
+        candidates = set(digests)
+        with self._lock:
+            used = self._used_digests() if candidates else None
+            if used is None:
+                return 0
+            unused = candidates - used - self._held.keys()
+            for digest in unused:
+                self.blobs.remove(digest)
+                self._headers.pop(digest, None)
+            return len(unused)
+
+    @contextlib.contextmanager
+    def hold(self, digests: Iterable[Digest]) -> Iterator[None]:
+        """Keep these blobs while a model is being made of them, although no manifest names them."""
+        held = set(digests)
+        with self._lock:
+            self._held.update(held)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.subtract(held)
+                self._held = +self._held  # drops the zeros
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _scan(self) -> Iterator[tuple[PurePosixPath, StoredModel | Problem]]:
+        for path in self._manifest_paths():
+            relative = PurePosixPath(path.relative_to(self._manifests))
+            try:
+                found: StoredModel | Problem = read_stored(
+                    self, ModelName.from_path(relative), path
+                )
+            except FileNotFoundError:
+                continue  # deleted since the folder was read
+            except (LibraryError, ModelNameError) as error:
+                found = Problem(relative, f"{error}; {error.hint}" if error.hint else str(error))
+            yield relative, found
+
+    def _manifest_paths(self) -> Iterable[Path]:
+        """Every manifest file, without those being written and a desktop's own files."""
+        found = self._manifests.glob("*/*/*/*")
+        return sorted(path for path in found if not path.name.startswith("."))
+
+    def _manifest_path(self, name: ModelName) -> Path:
+        return self._manifests / name.path
+
+    def _new_name(self, name: ModelName) -> ModelName:
+        """`name` with the case of whatever parts of its path exist already."""
+        parts: list[str] = []
+        for part in name.path.parts:
+            entries = _names_in(self._manifests.joinpath(*parts))
+            same = part if part in entries else None
+            parts.append(same or next((e for e in entries if e.lower() == part.lower()), part))
+        return ModelName.from_path(PurePosixPath(*parts))
+
+    def _digests_of(self, stored: ModelName) -> frozenset[Digest]:
+        """The blobs of an installed model; none if it is missing or damaged."""
+        try:
+            return Manifest.parse(_read_manifest(self._manifest_path(stored))).digests
+        except (FileNotFoundError, LibraryError):
+            return frozenset()
+
+    def _used_digests(self) -> set[Digest] | None:
+        """What any manifest names; None if one cannot be read, so that nothing is removed."""
+        used: set[Digest] = set()
+        for path in self._manifest_paths():
+            try:
+                used |= Manifest.parse(_read_manifest(path)).digests
+            except (OSError, LibraryError):
+                return None
+        return used
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        while folder != self._manifests:
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # not empty
+            folder = folder.parent
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def _read_manifest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
