@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
@@ -103,14 +103,17 @@ class EngineClient:
         """Wait for the process to be gone, for whatever reason, and tell that reason."""
         return await asyncio.shield(self._ended)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceStep, None]:
-        """Run one sequence; its `id` is set here. The last step carries `finish`.
+    async def generate(
+        self, request: GenerateRequest, *, is_over: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[SequenceStep, None]:
+        """Run one sequence; its `id` is set here. The last step carries `finish` and usage.
 
-        Leaving the loop early (break, error, cancel) aborts the sequence in the engine.
+        `is_over` is asked after each step: when it says True the sequence is aborted, and its last
+        step still follows. Leaving the loop early (break, error, cancel) aborts it silently.
         """
         request = msgspec.structs.replace(request, id=next(self._numbers))
         queue = self._streams[request.id] = asyncio.Queue()
-        finished = False
+        finished = is_aborted = False
         try:
             self._send(frames.Add(request))
             while not finished:
@@ -120,9 +123,12 @@ class EngineClient:
                     raise item
                 finished = item.finish is not None
                 yield item
+                if not (finished or is_aborted) and is_over():
+                    is_aborted = True
+                    self._send(frames.Abort(request.id))
         finally:
             del self._streams[request.id]
-            if not finished and self.is_alive:
+            if not (finished or is_aborted) and self.is_alive:
                 self._send(frames.Abort(request.id))
 
     async def embed(

@@ -1,0 +1,111 @@
+"""Pure decisions about models and memory: what one needs, whether it fits, who makes room.
+
+No IO and no clock: everything comes in as numbers, so that each decision can be tested and shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance.errors import MemoryFitError, OverloadedError
+from appliance.hardware import Memory
+
+MIB = 1024 * 1024
+OVERHEAD_BYTES = 96 * MIB  # the worker's interpreter, libraries and small buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that a model takes once it is loaded."""
+
+    weight_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + OVERHEAD_BYTES
+
+    def __str__(self) -> str:
+        return (
+            f"weights {_mib(self.weight_bytes)} + KV cache {_mib(self.kv_bytes)}"
+            f" + compute {_mib(self.compute_bytes)} + process {_mib(OVERHEAD_BYTES)}"
+            f" = {_mib(self.total_bytes)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the arithmetic needs to know of a model, from its GGUF header."""
+
+    file_bytes: int
+    kv_bytes_per_token: int
+    embedding_length: int
+    feed_forward_length: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """A loaded model as the planner sees it."""
+
+    name: str
+    total_bytes: int
+    is_idle: bool
+    idle_since: float  # clock of the caller; smaller is longer ago
+
+
+def need_of(shape: Shape, context_length: int, batch_size: int) -> Need:
+    """Memory of a model at this context and batch.
+
+    llama.cpp reserves its compute buffer for a full batch with all logits, which for a small model
+    with a large vocabulary is the largest part.
+    """
+    widest = shape.vocab_size + 4 * shape.embedding_length + 2 * shape.feed_forward_length
+    return Need(
+        weight_bytes=shape.file_bytes,
+        kv_bytes=shape.kv_bytes_per_token * context_length,
+        compute_bytes=batch_size * widest * 4,
+    )
+
+
+def make_room(
+    name: str,
+    need: Need,
+    memory: Memory,
+    reserve_bytes: int,
+    occupants: Sequence[Occupant],
+    max_loaded: int,
+) -> list[str]:
+    """Names of idle models to unload, longest idle first, so that `name` can be loaded.
+
+    Raises MemoryFitError with the arithmetic if it would not fit into the empty machine, and
+    OverloadedError if it only does not fit beside models that are busy now.
+    """
+    total = need.total_bytes
+    ceiling = memory.available + sum(o.total_bytes for o in occupants) - reserve_bytes
+    if total > ceiling:
+        raise MemoryFitError(
+            f"{name} does not fit: it needs {need}; {_mib(max(0, ceiling))} can be used"
+            f" ({_mib(memory.available)} available now, {_mib(reserve_bytes)} kept free)",
+            hint="use a smaller num_ctx, a smaller or more strongly quantized model",
+        )
+    room = memory.available - reserve_bytes
+    places = max_loaded - len(occupants)
+    leaving: list[str] = []
+    for occupant in sorted((o for o in occupants if o.is_idle), key=lambda o: o.idle_since):
+        if total <= room and places > 0:
+            break
+        leaving.append(occupant.name)
+        room += occupant.total_bytes
+        places += 1
+    if total > room or places <= 0:
+        busy = ", ".join(o.name for o in occupants if not o.is_idle)
+        raise OverloadedError(
+            f"{name} needs {_mib(total)} beside models that are busy now ({busy}); try again",
+            retry_after_s=5,
+        )
+    return leaving
+
+
+def _mib(count: int) -> str:
+    return f"{count / MIB:.0f} MiB"

@@ -1,0 +1,70 @@
+"""From a stored model and the options of a request to what a worker is told to load.
+
+Pure: the header, the settings and the options come in as values. A changed `LoadSpec` means a
+reload, so only what the load needs may get into it (Ollama's scheduler compares the same options).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from appliance.config import Settings
+from appliance.library.stored import StoredModel
+from appliance.models.planner import Need, Shape, need_of
+from engine.api import LoadSpec
+from engine.gguf import Header
+
+MIN_CONTEXT = 4
+DEFAULT_BATCH = 512
+MAX_BATCH = 4096
+LOAD_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"})
+
+
+def load_spec(
+    stored: StoredModel, header: Header, options: Mapping[str, Any], settings: Settings
+) -> LoadSpec:
+    """The worker's orders. `options` are typed values by Ollama's names, the model's merged in."""
+    context_length = _context_length(header, options, settings)
+    batch_size = _clamp(options.get("num_batch"), 1, MAX_BATCH, DEFAULT_BATCH)
+    return LoadSpec(
+        engine=choose_engine(settings),
+        model_path=str(stored.model_path),
+        adapters=[(str(path), 1.0) for path in stored.adapter_paths],
+        context_length=context_length,
+        batch_size=min(context_length, batch_size),
+        threads=_clamp(options.get("num_thread"), 1, 1024, settings.threads),
+        gpu_layers=int(options.get("num_gpu", -1)),
+        main_gpu=int(options.get("main_gpu", 0)),
+        use_mmap=options.get("use_mmap"),
+        embedding=header.is_embedding,
+    )
+
+
+def choose_engine(settings: Settings) -> Literal["llama", "echo"]:
+    """The engine for a GGUF bundle on this machine."""
+    return "echo" if settings.engine == "echo" else "llama"
+
+
+def memory_need(spec: LoadSpec, header: Header) -> Need:
+    """What loading `spec` will take; the echo engine opens no file and needs none of it."""
+    if spec.engine == "echo":
+        return Need(weight_bytes=0, kv_bytes=0, compute_bytes=0)
+    shape = Shape(
+        file_bytes=header.file_size,
+        kv_bytes_per_token=header.kv_bytes_per_token(),
+        embedding_length=header.embedding_length or 0,
+        feed_forward_length=header.feed_forward_length or 0,
+        vocab_size=header.vocab_size or 0,
+    )
+    return need_of(shape, spec.context_length, spec.batch_size)
+
+
+def _context_length(header: Header, options: Mapping[str, Any], settings: Settings) -> int:
+    """Request, then model, then setting; never over what the model was trained for."""
+    wanted = int(options.get("num_ctx") or settings.context_length)
+    trained = header.context_length or wanted
+    return max(MIN_CONTEXT, min(wanted, trained))
+
+
+def _clamp(value: Any, low: int, high: int, default: int) -> int:
+    """`value` within the bounds; absent or 0 and less means `default`."""
+    return default if value is None or value <= 0 else max(low, min(int(value), high))

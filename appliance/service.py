@@ -1,0 +1,108 @@
+"""The life of the process, from start to stop, in one function.
+
+Owns every task and every resource. A background task that dies ends the process, so that the
+service manager starts a whole one again. Knows nothing of requests.
+"""
+
+import asyncio
+import errno
+import logging
+import signal
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from appliance import logs
+from appliance.chat.job import ChatService
+from appliance.config import Settings
+from appliance.errors import ConfigError
+from appliance.http.app import build_app
+from appliance.http.context import ServiceState, version
+from appliance.library.builtin import install_once
+from appliance.library.library import Library
+from appliance.models.manager import Models
+
+log = logging.getLogger("hearth")
+
+CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are gone
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    library = await asyncio.to_thread(_open_library, settings)
+    state = ServiceState()
+    models = Models(settings)
+    app = build_app(settings, library, models, ChatService(library, models), state)
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
+        address = await _listen(runner, settings)
+        state.ready = True
+        log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
+        async with asyncio.TaskGroup() as background:
+            expiry = background.create_task(models.expire_forever())
+            await stop.wait()
+            await _drain(state, settings.drain_timeout_s)
+            expiry.cancel()
+    log.info("stopped")
+
+
+def _open_library(settings: Settings) -> Library:
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        library = Library(settings.models_dir)
+        library.prune()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the state folder {settings.state}: {error.strerror}",
+            hint="choose one that can be written with --state or HEARTH_STATE",
+        ) from error
+    install_once(library, settings.state)
+    return library
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    """Open the port; returns the address as a URL, with the real port if 0 was asked for."""
+    host, port = settings.address
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        raise ConfigError(
+            f"cannot listen on {settings.host}: {error.strerror}",
+            hint="another program (Ollama?) has this port; stop it or choose another with --host"
+            if taken
+            else "choose an address of this machine with --host",
+        ) from error
+    bound_host, bound_port, *_ = runner.addresses[0]
+    return (
+        f"http://[{bound_host}]:{bound_port}"
+        if ":" in bound_host
+        else (f"http://{bound_host}:{bound_port}")
+    )
+
+
+async def _drain(state: ServiceState, timeout_s: float) -> None:
+    """Refuse new requests and give the running ones `timeout_s` to finish."""
+    state.draining = True
+    log.info("draining requests=%d timeout_s=%g", state.active, timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await state.finished()
+    except TimeoutError:
+        log.warning("stopping with requests=%d still running", state.active)
