@@ -49,9 +49,11 @@ class AnswerView:
             self._write(self._wrap.feed(content) if self._wrap else content)
 
     def finish(self) -> None:
-        """End the answer with the blank line that separates it from what follows."""
-        self._stop_thinking()
-        self._write("\n\n")
+        """End the answer, also one cut off, with the blank line that separates it from the next."""
+        if self._is_thinking:
+            self._stop_thinking()
+        else:
+            self._write("\n\n")
 
     def _think(self, thinking: str) -> None:
         if self._hide_thinking:

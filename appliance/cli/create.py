@@ -33,8 +33,6 @@ def create(client: Client, name: str, file: str) -> None:
     plan = plan_create(recipe, folder)
     with Progress() as progress:
         body: Json = {"model": name} | plan.body
-        for digest in plan.digests:
-            _require_blob(client, digest)
         for local in plan.files:
             digest = _upload(client, local, progress)
             body.setdefault(local.field, {})[local.key] = digest
@@ -49,11 +47,6 @@ def _read_recipe(file: str) -> tuple[Recipe, Path]:
     if not path.exists():
         raise BadRequestError(f"there is no {path}", hint="name a Modelfile with -f FILE")
     return read_recipe(parse(path.read_bytes())), path.resolve().parent
-
-
-def _require_blob(client: Client, digest: str) -> None:
-    if not client.exists(f"/api/blobs/{digest}"):
-        raise ClientError(f"the service has no blob {digest}; name the file instead", status=404)
 
 
 def _upload(client: Client, local: LocalFile, progress: Progress) -> str:

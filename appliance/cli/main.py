@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
 import click
 
@@ -52,6 +51,8 @@ class LazyGroup(click.Group):
 def _print_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
     if not asked or context.resilient_parsing:
         return
+    from importlib import metadata
+
     from appliance.cli.address import find_address
     from appliance.cli.client import Client, ClientError
 

@@ -3,7 +3,6 @@
 Decides what is a file and what is a model's name; looks at the disk, changes and sends nothing.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from appliance.errors import BadRequestError, UnsupportedError
 from appliance.library.modelfile import Recipe
 
 GGUF_MAGIC = b"GGUF"
-_DIGEST = re.compile(r"@?sha256[:-]([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +24,10 @@ class LocalFile:
 
 @dataclass(slots=True)
 class CreatePlan:
-    """`body` lacks only the model's name and the digests of `files`; `digests` are blobs that the
-    Modelfile names and that the service must already have."""
+    """`body` lacks only the model's name and the digests of `files`."""
 
     body: Json = field(default_factory=dict)
     files: list[LocalFile] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
 
 
 def plan_create(recipe: Recipe, folder: Path) -> CreatePlan:
@@ -60,18 +56,13 @@ def plan_create(recipe: Recipe, folder: Path) -> CreatePlan:
 
 
 def _add_base(plan: CreatePlan, text: str, folder: Path) -> None:
-    if _DIGEST.fullmatch(text) or resolve(text, folder).exists() or _looks_like_path(text):
+    if resolve(text, folder).exists() or _looks_like_path(text):
         _add_files(plan, "files", text, folder)
     else:
         plan.body["from"] = text
 
 
 def _add_files(plan: CreatePlan, target: str, text: str, folder: Path) -> None:
-    if match := _DIGEST.fullmatch(text):
-        digest = f"sha256:{match[1]}"
-        plan.digests.append(digest)
-        plan.body.setdefault(target, {})[f"{match[1][:12]}.gguf"] = digest
-        return
     for path in gguf_files(resolve(text, folder)):
         key = path.name
         if any(file.field == target and file.key == key for file in plan.files):

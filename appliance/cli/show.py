@@ -16,8 +16,8 @@ PARTS = {
     "license": "Show its license",
     "modelfile": "Show its Modelfile",
     "parameters": "Show its parameters",
-    "template": "Show its prompt template",
     "system": "Show its system message",
+    "template": "Show its prompt template",
 }
 _SHOWN_ITEMS = 3  # of a list in the metadata
 

@@ -1,0 +1,154 @@
+"""What goes to the screen: answers, timings, progress, status."""
+
+import io
+from datetime import UTC, datetime
+
+import pytest
+
+from appliance.cli.answer import AnswerView, Look, timing_lines
+from appliance.cli.models import models_table, processor_words
+from appliance.cli.progress import Progress, render_bar
+from appliance.cli.status import status_screen
+
+
+def shown(look, *pieces):
+    out = io.StringIO()
+    view = AnswerView(look, out)
+    for content, thinking in pieces:
+        view.feed(content, thinking)
+    view.finish()
+    return out.getvalue()
+
+
+def test_answer_ends_with_a_blank_line():
+    assert shown(Look(), ("Hel", ""), ("lo", "")) == "Hello\n\n"
+
+
+def test_thinking_is_framed():
+    assert shown(Look(), ("", "Hm, "), ("", "yes."), ("Hi", "")) == (
+        "Thinking...\nHm, yes.\n...done thinking.\n\nHi\n\n"
+    )
+
+
+def test_thinking_can_be_hidden():
+    assert shown(Look(hide_thinking=True), ("", "Hm."), ("Hi", "")) == "Hi\n\n"
+
+
+def test_answer_cut_off_while_thinking_closes_the_frame():
+    assert shown(Look(), ("", "Hm")) == "Thinking...\nHm\n...done thinking.\n\n"
+
+
+def test_timings():
+    last = {
+        "total_duration": 2_500_000_000,
+        "load_duration": 4_835_000,
+        "prompt_eval_count": 26,
+        "prompt_eval_duration": 130_000_000,
+        "eval_count": 100,
+        "eval_duration": 2_000_000_000,
+    }
+    assert timing_lines(last) == (
+        "total duration:       2.5s\n"
+        "load duration:        4.835ms\n"
+        "prompt eval count:    26 token(s)\n"
+        "prompt eval duration: 130ms\n"
+        "prompt eval rate:     200.00 tokens/s\n"
+        "eval count:           100 token(s)\n"
+        "eval duration:        2s\n"
+        "eval rate:            50.00 tokens/s\n"
+    )
+    assert timing_lines({}) == ""
+
+
+def test_progress_without_a_terminal_is_one_line_per_step():
+    out = io.StringIO()
+    with Progress(out) as progress:
+        progress.step("hashing")
+        progress.step("hashing")
+        progress.count("copying", 1, 10)
+        progress.count("copying", 10, 10)
+        progress.step("success")
+    assert out.getvalue() == "hashing\ncopying\nsuccess\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "elapsed_s", "columns", "line"),
+    [
+        (0, 0, 100, "copy:   0% ▕                    ▏ 0 B/4 MB"),
+        (2_000_000, 4, 99, "copy:  50% ▕██████████          ▏ 2 MB/4 MB  500 KB/s  4 seconds left"),
+        (4_000_000, 2, 100, "copy: 100% ▕████████████████████▏ 4 MB"),
+        (1_000_000, 2, 40, "copy:  25%"),
+    ],
+)  # fmt: skip
+def test_bar(done, elapsed_s, columns, line):
+    assert render_bar("copy", done, 4_000_000, elapsed_s, columns) == line
+
+
+@pytest.mark.parametrize(
+    ("size", "size_vram", "words"),
+    [
+        (100, 0, "100% CPU"),
+        (100, 100, "100% GPU"),
+        (100, 52, "48%/52% CPU/GPU"),
+        (100, 101, "Unknown"),
+        (0, 5, "Unknown"),
+    ],
+)
+def test_processor_words(size, size_vram, words):
+    assert processor_words(size, size_vram) == words
+
+
+def test_models_table_cuts_the_digest_and_marks_remote_models():
+    model = {
+        "name": "a:latest",
+        "digest": "0123456789abcdef" * 4,
+        "size": 4_661_224_676,
+        "modified_at": "2020-01-01T00:00:00.123456789+02:00",
+    }
+    header, row, remote = models_table(
+        {"models": [model, model | {"remote_model": "b"}]}
+    ).splitlines()
+    assert header.split() == ["NAME", "ID", "SIZE", "MODIFIED"]
+    assert row.split()[:4] == ["a:latest", "0123456789ab", "4.7", "GB"]
+    assert row.rstrip().endswith("years ago")
+    assert remote.split()[2] == "-"
+
+
+def test_status_screen():
+    body = {
+        "version": "1.2.3",
+        "uptime_s": 7200.5,
+        "state": "ready",
+        "engine": "llama",
+        "models": [
+            {
+                "name": "a:latest",
+                "engine": "llama",
+                "slots": 1,
+                "running": 1,
+                "waiting": 2,
+                "context_length": 4096,
+                "size": 5_000_000,
+                "expires_at": "2026-08-01T12:04:30Z",
+            }
+        ],
+        "memory": {"total": 8_000_000_000, "available": 3_500_000_000},
+        "problems": ["disk is nearly full"],
+    }
+    now = datetime(2026, 8, 1, 12, tzinfo=UTC)
+    assert [line.rstrip() for line in status_screen(body, "http://h:1", now).splitlines()] == [
+        "hearth 1.2.3",
+        "    address    http://h:1",
+        "    state      ready",
+        "    uptime     2 hours",
+        "    engine     llama",
+        "    memory     3.5 GB free of 8 GB",
+        "",
+        "MODEL       ENGINE    SIZE    CONTEXT    RUNNING    WAITING    UNTIL",
+        "a:latest    llama     5 MB    4096       1 of 1     2          4 minutes from now",
+        "",
+        "Problems",
+        "  disk is nearly full",
+    ]
+    idle = status_screen(body | {"models": [], "problems": []}, "http://h:1", now)
+    assert idle.endswith("\nNo model is loaded.\n")
