@@ -5,7 +5,10 @@ Knows how to ask one compiled grammar about tokens; the text of grammars is know
 """
 
 import ctypes
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from engine.api import Constraint
 from engine.errors import EngineRequestError
@@ -14,7 +17,8 @@ from engine.llama.native import NativeLog, lib
 from engine.llama.schema import schema_to_gbnf
 from engine.llama.vocab import Vocab
 
-_MAX_CALL_S = 1.0
+_MAX_CALL_S = 1.0  # of a full check on a slow board, some hundred milliseconds are honest
+_MAX_CALL_CPU_S = 3.0
 
 
 def compile_constraint(constraint: Constraint, vocab: Vocab, log: NativeLog) -> "Grammar":
@@ -56,15 +60,13 @@ class Grammar:
 
     def filter(self, candidates: object) -> None:
         """Set the logit of every candidate that may not come next to minus infinity."""
-        started = time.monotonic()
-        lib.llama_sampler_apply(self._sampler, candidates)
-        _check_cost(started)
+        with _bounded():
+            lib.llama_sampler_apply(self._sampler, candidates)
 
     def accept(self, token: int) -> None:
         """Advance by a token that `allows` has just approved; any other would end the process."""
-        started = time.monotonic()
-        lib.llama_sampler_accept(self._sampler, token)
-        _check_cost(started)
+        with _bounded():
+            lib.llama_sampler_accept(self._sampler, token)
 
     def close(self) -> None:
         if self._sampler:
@@ -72,9 +74,20 @@ class Grammar:
             self._sampler = None
 
 
-def _check_cost(started: float) -> None:
-    """Stop an ambiguous grammar before its number of open readings, which may double with every
-    character, costs minutes."""
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Bound one call into an ambiguous grammar, whose open readings may double with each character.
+
+    A call that comes back late fails the request, before the next one takes twice as long. A call
+    that does not come back cannot be stopped by anything in this process, since llama.cpp is inside
+    one token: then the kernel ends the process (SIGVTALRM), which the control plane survives.
+    """
+    started = time.monotonic()
+    signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_CALL_CPU_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     if (spent := time.monotonic() - started) > _MAX_CALL_S:
         raise EngineRequestError(
             f"the grammar is too ambiguous: one token took {spent:.1f} s to check; simplify it"
