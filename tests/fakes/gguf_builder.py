@@ -7,12 +7,12 @@ deterministic: the same arguments give the same bytes.
 import random
 import struct
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from tests.fakes.vocabularies import bpe_vocabulary, wordpiece_vocabulary
 
 # value type codes of the GGUF specification
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = range(10)
@@ -29,11 +29,6 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n'"
     " + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
-_CORPUS = (
-    "the quick brown fox jumps over the lazy dog and then the other dog thinks about the answer "
-    "to the question that the user asked the assistant in the system message of this model"
 )
 
 
@@ -292,50 +287,6 @@ def tiny_lora_gguf(
     return path
 
 
-def bpe_vocabulary(size: int) -> dict[str, Any]:
-    """The tokenizer keys of a byte-level BPE vocabulary of exactly `size` tokens."""
-    alphabet = _byte_alphabet()
-    merges = _learn_merges(size - 256 - len(_SPECIAL))
-    tokens = [*alphabet, *("".join(pair) for pair in merges)]
-    filler = [f"<|unused_{n}|>" for n in range(size - len(tokens) - len(_SPECIAL))]
-    tokens += [*filler, *_SPECIAL]
-    first_special = len(tokens) - len(_SPECIAL) - len(filler)
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [1] * first_special + [3] * (size - first_special),
-        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
-        "tokenizer.ggml.bos_token_id": tokens.index("<|endoftext|>"),
-        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
-        "tokenizer.ggml.padding_token_id": tokens.index("<|pad|>"),
-        "tokenizer.ggml.add_bos_token": False,
-    }
-
-
-def wordpiece_vocabulary() -> dict[str, Any]:
-    """The tokenizer keys of a small WordPiece vocabulary: letters, digits, some whole words."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
-    phantom = "\u2581"  # llama.cpp marks the start of a word where BERT marks the continuation
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens += [phantom + c for c in letters] + list(letters)
-    tokens += [phantom + word for word in sorted(set(_CORPUS.split())) if len(word) > 1]
-    return {
-        "tokenizer.ggml.model": "bert",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [3] * 5 + [1] * (len(tokens) - 5),
-        "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.unknown_token_id": 1,
-        "tokenizer.ggml.cls_token_id": 2,
-        "tokenizer.ggml.bos_token_id": 2,
-        "tokenizer.ggml.eos_token_id": 3,
-        "tokenizer.ggml.seperator_token_id": 3,  # spelt so in the format
-        "tokenizer.ggml.mask_token_id": 4,
-        "tokenizer.ggml.token_type_count": 2,
-    }
-
-
 class _Weights:
     """Seeded random tensors, each drawn in the order it is asked for."""
 
@@ -372,38 +323,6 @@ def encode_floats(values: Sequence[float], ftype: int) -> bytes:
 def _q8_0_block(values: Sequence[float]) -> bytes:
     scale = max(map(abs, values)) / 127 or 1.0
     return struct.pack("<e32b", scale, *(round(v / scale) for v in values))
-
-
-def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte value."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    spare = iter(range(256, 512))
-    return [chr(b) if b in printable else chr(next(spare)) for b in range(256)]
-
-
-def _learn_merges(count: int) -> list[tuple[str, str]]:
-    """Up to `count` BPE merges, most frequent pair first, ties by text."""
-    alphabet = _byte_alphabet()
-    words = [[alphabet[b] for b in (" " + word).encode()] for word in _CORPUS.split()]
-    merges: list[tuple[str, str]] = []
-    while len(merges) < count:
-        pairs = Counter(pair for word in words for pair in pairwise(word))
-        if not pairs:
-            break
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        merges.append(best)
-        words = [_merged(word, best) for word in words]
-    return merges
-
-
-def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
-    out: list[str] = []
-    for part in word:
-        if out and (out[-1], part) == pair:
-            out[-1] += part
-        else:
-            out.append(part)
-    return out
 
 
 def _overridden(pairs: dict[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
