@@ -103,7 +103,7 @@ def encode_value(value: Any) -> bytes:
             return struct.pack("<I", value.type) + _payload(value.type, value.value)
         return _array(value.type, value.items)
     if isinstance(value, list):
-        element = INT32 if not value or isinstance(value[0], int) else _natural_type(value[0])
+        element = INT32 if not value or type(value[0]) is int else _natural_type(value[0])
         return _array(element, value)
     code = _natural_type(value)
     return struct.pack("<I", code) + _payload(code, value)

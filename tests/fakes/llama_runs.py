@@ -1,4 +1,4 @@
-"""Driving a llama engine in tests: run a request to its end, and a reference without any cleverness."""
+"""Driving a llama engine in tests: a request run to its end, and a plain reference loop."""
 
 import json
 from contextlib import contextmanager
