@@ -1,5 +1,7 @@
 """`python -m appliance` is the same as `hearth`."""
 
+import sys
+
 from appliance.cli.main import main
 
-main()
+sys.exit(main())

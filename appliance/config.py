@@ -77,7 +77,7 @@ def parse_duration(text: str) -> float:
     """
     text = text.strip()
     sign = -1 if text.startswith("-") else 1
-    body = text.lstrip("+-")
+    body = text[1:] if text[:1] in {"+", "-"} else text
     if re.fullmatch(r"\d+(\.\d+)?", body):
         total = float(body)
     else:

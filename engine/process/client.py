@@ -7,6 +7,7 @@ model names, leases or HTTP.
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import sys
@@ -62,6 +63,8 @@ class EngineClient:
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
                     start_new_session=True,  # Ctrl+C at a terminal must not reach it
+                    # Else ggml_abort() calls a debugger for a backtrace, which takes seconds.
+                    env=os.environ | {"GGML_NO_BACKTRACE": "1"},
                 )
             await loop.create_connection(lambda: client._wire, sock=ours)
         except BaseException:
@@ -79,6 +82,9 @@ class EngineClient:
                 f"the model was not loaded within {timeout_s:.0f} s; raise load_timeout_s or use a"
                 " smaller model"
             ) from None
+        except EngineError:
+            await client.close()
+            raise
         except BaseException:
             client.kill()
             raise
@@ -287,6 +293,8 @@ class _Child(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Exited, reaped, and its stderr read to the end."""
         self.has_ended = True
+        if self._transport is not None:
+            self._transport.close()
         self._on_end()
 
     def kill(self) -> None:

@@ -20,8 +20,9 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MAX_STEPS = 200_000  # turns of loops and macro calls in one rendering
-MAX_VALUE = 16 * 1024 * 1024  # characters of a text, or leaves of a nested container
-MAX_WORK = 256 * 1024 * 1024  # characters and leaves over all values of one rendering
+MAX_VALUE = 8 * 1024 * 1024  # characters of a text, or leaves of a nested container
+MAX_ELEMENTS = 250_000  # of one list or dictionary
+MAX_WORK = 128 * 1024 * 1024  # characters and leaves over all values of one rendering
 MAX_BITS = 4096  # of a whole number
 
 _BANNED_FILTERS = ("center", "indent", "format", "wordwrap", "batch", "slice", "pprint", "urlize")
@@ -74,6 +75,8 @@ class Budget:
             return 1
         if id(value) in self._measured:
             return self._measured[id(value)][0]
+        if len(value) > MAX_ELEMENTS:
+            raise LimitError(f"it builds a list of {len(value)} elements")
         parts: Iterable[Any] = value
         if isinstance(value, dict):
             parts = [*value.keys(), *value.values()]

@@ -1,0 +1,28 @@
+# Thin names over tools/; each works as the first command on a fresh clone.
+
+.PHONY: help run test check bench clean
+
+help:
+	@echo "make run     serve the built-in model and ask it a question"
+	@echo "make test    run all tests"
+	@echo "make check   lint, types, import rules"
+	@echo "make bench   measure speed against llama.cpp's own tools"
+
+run:
+	@tools/setup run
+	@tools/run
+
+test:
+	@tools/setup dev
+	@.venv/bin/python -m pytest $(ARGS)
+
+check:
+	@tools/setup dev
+	@tools/check
+
+bench:
+	@tools/setup dev
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,155 @@
+"""Fixtures for all tests: what must not leak, small model files, and a real service to talk to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.fakes.gguf_builder import tiny_llama_gguf
+
+START_LIMIT_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls():
+    """A blocking call on the event loop fails the test that made it."""
+    with blockbuster_ctx(["appliance", "engine"]) as blockbuster:
+        yield blockbuster
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_threads():
+    """A test leaves as many threads as it found."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5  # a child's watcher thread ends when the child is reaped
+    leaked = set(threading.enumerate()) - before
+    while any(t.is_alive() for t in leaked) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    leaked = {t for t in leaked if t.is_alive() and not t.daemon}
+    assert not leaked, f"threads left running: {leaked}"
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory):
+    """A random llama model of half a megabyte with a ChatML template, really loadable."""
+    return tiny_llama_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@dataclass
+class Service:
+    """A running `hearth serve`; `call` speaks JSON to it."""
+
+    process: subprocess.Popen
+    url: str
+    state: Path
+    log_path: Path
+    environ: dict = field(repr=False)
+
+    @property
+    def log(self):
+        return self.log_path.read_text()
+
+    def call(self, method, path, body=None, headers=None):
+        """(status, body) of one request; the body parsed if it is one JSON document."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data=data, method=method, headers=headers or {}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, _parsed(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _parsed(error.read())
+
+    def create(self, name, gguf, **fields):
+        """Upload a GGUF and make a model of it."""
+        import hashlib
+
+        data = Path(gguf).read_bytes()
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        upload = urllib.request.Request(
+            f"{self.url}/api/blobs/{digest}", data=data, method="POST"
+        )
+        with urllib.request.urlopen(upload, timeout=60):
+            pass
+        body = {"model": name, "files": {"m.gguf": digest}, "stream": False, **fields}
+        status, answer = self.call("POST", "/api/create", body)
+        assert status == 200, answer
+
+    def workers(self):
+        """Process ids of the living worker processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def stop(self):
+        """SIGTERM, then the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+def _parsed(data):
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+def _start(state, **settings):
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "OLLAMA_"))}
+    environ |= {"HEARTH_HOST": "127.0.0.1:0", "HEARTH_ENGINE": "echo", "HEARTH_DISCOVERY": "off"}
+    environ |= {"HEARTH_STATE": str(state), "HEARTH_MEMORY_RESERVE_MIB": "64"}
+    environ |= {f"HEARTH_{name.upper()}": str(value) for name, value in settings.items()}
+    state.mkdir(parents=True, exist_ok=True)
+    log_path = state / "service.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "appliance", "serve"], env=environ, stdout=log, stderr=log
+        )
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = [line for line in log_path.read_text().splitlines() if " ready address=" in line]
+        if lines:
+            url = lines[0].split("address=")[1].split()[0]
+            return Service(process, url, state, log_path, environ)
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    raise RuntimeError(f"the service did not start:\n{log_path.read_text()}")
+
+
+@pytest.fixture
+def start_service(tmp_path):
+    """A function that starts services with settings of their own; all are ended afterwards."""
+    started = []
+
+    def start(**settings):
+        service = _start(tmp_path / f"state{len(started)}", **settings)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            service.stop()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory, tiny_gguf):
+    """One service with the echo engine and the model `echo` for all tests of a file."""
+    running = _start(tmp_path_factory.mktemp("service") / "state")
+    running.create("echo", tiny_gguf)
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+    print(running.log)
