@@ -1,0 +1,70 @@
+"""Our own routes and the small ones that every client probes: status, health, version.
+
+None of them touches a model. `/api/version` must answer in milliseconds while a model generates.
+"""
+
+import asyncio
+import time
+
+from aiohttp import web
+
+from appliance.hardware import read_memory
+from appliance.http.context import LIBRARY, MODELS, SETTINGS, STATE, ServiceState, version
+from appliance.http.errors import NotYetError
+from appliance.http.ollama import json_response
+from appliance.http.ollama_models_wire import status_entry
+
+
+async def root(_request: web.Request) -> web.StreamResponse:
+    """GET, HEAD /: the heartbeat of Ollama's clients."""
+    return web.Response(text="Ollama is running")
+
+
+async def api_version(_request: web.Request) -> web.StreamResponse:
+    """GET /api/version."""
+    return json_response({"version": version()})
+
+
+async def api_status(_request: web.Request) -> web.StreamResponse:
+    """GET /api/status (Ollama API): nothing ever goes to a cloud."""
+    return json_response({"cloud": {"disabled": True, "source": "config"}})
+
+
+async def healthz(_request: web.Request) -> web.StreamResponse:
+    """GET /healthz: the event loop turns."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """GET /readyz: 200 when new requests are taken, else 503."""
+    word = _word(request.app[STATE])
+    return json_response({"status": word}, status=200 if word == "ready" else 503)
+
+
+async def status(request: web.Request) -> web.StreamResponse:
+    """GET /hearth/v1/status: what the service is doing, for people and monitors. Bytes, seconds."""
+    app, state = request.app, request.app[STATE]
+    memory = await asyncio.to_thread(read_memory)
+    damaged = await asyncio.to_thread(app[LIBRARY].problems)
+    return json_response(
+        {
+            "version": version(),
+            "uptime_s": round(time.monotonic() - state.started_at, 3),
+            "state": _word(state),
+            "engine": app[SETTINGS].engine,
+            "models": [status_entry(model) for model in app[MODELS].loaded()],
+            "memory": {"total": memory.total, "available": memory.available},
+            "problems": [*state.problems, *(f"{p.path}: {p.reason}" for p in damaged)],
+        }
+    )
+
+
+async def not_yet(request: web.Request) -> web.StreamResponse:
+    """Routes of a dialect that a later release brings."""
+    raise NotYetError(f"{request.path} is not part of this release; a later one brings it")
+
+
+def _word(state: ServiceState) -> str:
+    if state.draining:
+        return "draining"
+    return "ready" if state.ready else "starting"

@@ -1,0 +1,82 @@
+"""The web application: its parts, its routes, what every request passes.
+
+Nothing is kept in module globals, so a test builds as many applications as it likes. Run it with
+`handler_cancellation=True`: a client that leaves must cancel its handler, which frees the engine.
+"""
+
+import socket
+
+from aiohttp import web
+
+from appliance.chat.job import ChatService
+from appliance.config import MIB, Settings
+from appliance.http import admin, blobs, ollama, ollama_models, openai
+from appliance.http.context import CHAT, GUARD, LIBRARY, MODELS, SETTINGS, STATE, ServiceState
+from appliance.http.guard import Guard
+from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.library.library import Library
+from appliance.models.manager import Models
+
+# Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
+_NOT_YET = (
+    *("/api/pull", "/api/push", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+    *("/v1/audio/transcriptions", "/v1/rerank", "/api/rerank", "/api/tokenize", "/api/detokenize"),
+)
+
+
+def build_app(
+    settings: Settings, library: Library, models: Models, chat: ChatService, state: ServiceState
+) -> web.Application:
+    """The application over these parts, which it does not own: the caller closes them."""
+    app = web.Application(
+        middlewares=[observe, guard, drain],
+        client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
+    )
+    app[SETTINGS] = settings
+    app[LIBRARY] = library
+    app[MODELS] = models
+    app[CHAT] = chat
+    app[STATE] = state
+    app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes()])
+    app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
+    return app
+
+
+def _own_routes() -> list[web.RouteDef]:
+    return [
+        web.get("/", admin.root),
+        web.get("/healthz", admin.healthz),
+        web.get("/readyz", admin.readyz),
+        web.get("/hearth/v1/status", admin.status),
+    ]
+
+
+def _ollama_routes() -> list[web.RouteDef]:
+    return [
+        web.get("/api/version", admin.api_version),
+        web.get("/api/status", admin.api_status),
+        web.post("/api/generate", ollama.generate),
+        web.post("/api/chat", ollama.chat),
+        web.post("/api/embed", ollama.embed),
+        web.post("/api/embeddings", ollama.embeddings),
+        web.get("/api/tags", ollama_models.tags),
+        web.get("/api/ps", ollama_models.ps),
+        web.post("/api/show", ollama_models.show),
+        web.post("/api/create", ollama_models.create),
+        web.post("/api/copy", ollama_models.copy),
+        web.delete("/api/delete", ollama_models.delete),
+        web.head("/api/blobs/{digest}", blobs.probe),
+        web.post("/api/blobs/{digest}", blobs.upload),
+    ]
+
+
+def _openai_routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/chat/completions", openai.chat_completions),
+        web.post("/v1/completions", openai.completions),
+        web.post("/v1/embeddings", openai.embeddings),
+        web.get("/v1/models", openai.models),
+        web.get("/v1/models/{model:.+}", openai.model),
+    ]

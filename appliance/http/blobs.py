@@ -1,0 +1,73 @@
+"""Upload of blobs (Ollama API, /api/blobs/{digest}): streamed to disk, checked, then visible.
+
+Nothing stays behind when the digest is wrong, the disk is full or the client leaves.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from appliance.errors import NotFoundError, RequestTooLargeError
+from appliance.http.context import LIBRARY, SETTINGS
+from appliance.http.errors import BodyTimeoutError
+from appliance.http.middleware import administrative
+from appliance.http.threads import to_end
+from appliance.library.blobs import BlobWriter
+from appliance.library.manifest import Digest
+
+CHUNK_BYTES = 1024 * 1024  # handed to the writing thread at once
+GIB = 1024**3
+
+
+@administrative
+async def probe(request: web.Request) -> web.StreamResponse:
+    """HEAD /api/blobs/{digest}: 200 if it is here, 404 if not."""
+    digest = Digest.parse(request.match_info["digest"])
+    if not await asyncio.to_thread(request.app[LIBRARY].blobs.has, digest):
+        raise NotFoundError(f"blob {digest} not found")
+    return web.Response()
+
+
+@administrative
+async def upload(request: web.Request) -> web.StreamResponse:
+    """POST /api/blobs/{digest}: 201 when stored, 200 when it was here already."""
+    digest = Digest.parse(request.match_info["digest"])
+    blobs = request.app[LIBRARY].blobs
+    if await asyncio.to_thread(blobs.has, digest):
+        return web.Response()
+    limit = request.app[SETTINGS].max_blob_gib * GIB
+    _check_size(request.content_length or 0, limit)
+    writer = blobs.writer(digest, request.content_length)
+    try:
+        await to_end(writer.__enter__)
+        await _receive(request, writer, limit)
+        await to_end(writer.commit)
+    finally:
+        await to_end(writer.__exit__, None, None, None)
+    return web.Response(status=201)
+
+
+async def _receive(request: web.Request, writer: BlobWriter, limit: int) -> None:
+    """Write the body to the end of it."""
+    stall_s = request.app[SETTINGS].write_timeout_s
+    pending = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(stall_s):
+                piece = await request.content.readany()
+        except TimeoutError as error:
+            raise BodyTimeoutError(f"the upload stalled for {stall_s:.0f} s") from error
+        pending += piece
+        _check_size(writer.written + len(pending), limit)
+        if len(pending) >= CHUNK_BYTES or not piece:
+            await to_end(writer.write, bytes(pending))
+            pending.clear()
+        if not piece:
+            return
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise RequestTooLargeError(
+            f"the blob is larger than the {limit // GIB} GiB allowed", hint="see max_blob_gib"
+        )

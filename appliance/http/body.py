@@ -1,0 +1,138 @@
+"""Reads a JSON body within limits: bytes, time, values, nesting, range of numbers.
+
+Decodes as leniently as Ollama (any content type, bytes after the value ignored, `null` for all
+defaults) and as strictly as safety asks: no NaN, no numbers that a worker's frames cannot carry,
+no text that is not Unicode. Knows no field of any dialect.
+"""
+
+import asyncio
+import json
+import math
+import re
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from appliance.config import MIB
+from appliance.errors import BadRequestError, RequestTooLargeError
+from appliance.http.context import SETTINGS
+from appliance.http.errors import BodyTimeoutError
+
+BODY_TIMEOUT_S = 300.0  # for a whole JSON body
+MAX_VALUES = 1_000_000  # a list or object costs up to 60 times its two bytes when decoded
+
+_INTEGERS = range(-(2**63), 2**63)
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair: one character
+    r"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    r"|.)",
+    re.DOTALL,
+)
+
+T = TypeVar("T")
+
+
+async def read_json(request: web.Request, shape: type[T]) -> T:
+    """The body as a `shape`, a msgspec Struct whose fields all have defaults.
+
+    A field that is null counts as absent. Raises as `read_object` does.
+    """
+    return to_struct(await read_object(request), shape)
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """The body's JSON object, {} for null.
+
+    Raises BadRequestError, RequestTooLargeError, BodyTimeoutError.
+    """
+    data = await _read(request)
+    if not data.strip():
+        raise BadRequestError("missing request body")
+    fields = decode(data, max_depth=request.app[SETTINGS].max_depth)
+    if fields is None:
+        fields = {}
+    if not isinstance(fields, dict):
+        raise BadRequestError(f"the body must be a JSON object, this is {_WORDS[type(fields)]}")
+    return fields
+
+
+def to_struct(fields: dict[str, Any], shape: type[T]) -> T:
+    """Decoded JSON as a `shape`; null fields count as absent. Raises BadRequestError."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return msgspec.convert(given, shape)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(f"the body has a field of a wrong type: {error}") from error
+
+
+def decode(data: bytes, *, max_depth: int) -> Any:
+    """The first JSON value in `data`; what follows it is ignored, as in Ollama."""
+    if sum(data.count(mark) for mark in b",[{") > MAX_VALUES:
+        raise RequestTooLargeError(f"the body holds more than {MAX_VALUES} values")
+    try:
+        text = data.decode("utf-8-sig").lstrip()
+        if "\\ud" in text or "\\uD" in text:
+            text = _ESCAPE.sub(_whole_character, text)
+        value, _ = _DECODER.raw_decode(text)
+    except RecursionError as error:
+        raise _too_deep(max_depth) from error
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
+        raise BadRequestError(f"the body is not valid JSON: {error}") from error
+    _check(value, max_depth)
+    return value
+
+
+async def _read(request: web.Request) -> bytes:
+    limit = request.app[SETTINGS].max_body_mib * MIB
+    too_large = RequestTooLargeError(
+        f"the body is larger than the {limit // MIB} MiB allowed", hint="see max_body_mib"
+    )
+    if (request.content_length or 0) > limit:
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_large from error
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from error
+
+
+def _check(value: Any, max_depth: int) -> None:
+    """Refuse deep nesting and numbers beyond 64 bits, level by level instead of recursively."""
+    level = [value]
+    for _ in range(max_depth + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise BadRequestError("the body holds a number that is out of range")
+            elif isinstance(item, int) and item not in _INTEGERS:
+                raise BadRequestError("the body holds a whole number beyond 64 bits")
+        if not below:
+            return
+        level = below
+    raise _too_deep(max_depth)
+
+
+def _too_deep(max_depth: int) -> RequestTooLargeError:
+    return RequestTooLargeError(f"the body is nested deeper than the {max_depth} levels allowed")
+
+
+def _whole_character(match: re.Match[str]) -> str:
+    """Half of a surrogate pair stands for no character; Go's decoder, too, replaces it."""
+    return "\\ufffd" if match["lone"] else match[0]
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_WORDS: dict[type, str] = {list: "a list", str: "text", int: "a number", float: "a number"} | {
+    bool: "a boolean"
+}

@@ -1,0 +1,68 @@
+"""What a handler can reach: the typed keys of the application and of one request.
+
+Knows the names only; `app.py` fills the application's, the middleware the request's.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from aiohttp import web
+
+from appliance.chat.job import ChatService
+from appliance.config import Settings
+from appliance.http.guard import Caller, Guard
+from appliance.library.library import Library
+from appliance.models.manager import Models
+
+
+@dataclass(slots=True)
+class ServiceState:
+    """Where the service is in its life. Owned and changed by `service.py`, read by handlers."""
+
+    ready: bool = False  # the listener is open and the library was read
+    draining: bool = False  # stopping: what runs may finish, nothing new is taken
+    started_at: float = field(default_factory=time.monotonic)  # time.monotonic()
+    problems: list[str] = field(default_factory=list)  # sentences for the person who looks after it
+    active: int = 0  # requests that are being handled
+    _finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Count one request for as long as the context is held."""
+        self.active += 1
+        self._finished.clear()
+        try:
+            yield
+        finally:
+            self.active -= 1
+            if self.active == 0:
+                self._finished.set()
+
+    async def finished(self) -> None:
+        """Wait until no request is being handled."""
+        if self.active:
+            await self._finished.wait()
+
+
+SETTINGS = web.AppKey("SETTINGS", Settings)
+LIBRARY = web.AppKey("LIBRARY", Library)
+MODELS = web.AppKey("MODELS", Models)
+CHAT = web.AppKey("CHAT", ChatService)
+STATE = web.AppKey("STATE", ServiceState)
+GUARD = web.AppKey("GUARD", Guard)
+
+CALLER = web.RequestKey("CALLER", Caller)
+FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request
+FAILURE = web.RequestKey("FAILURE", Exception)  # what broke a stream that had already started
+
+
+@cache
+def version() -> str:
+    """The release that is running."""
+    return metadata.version("hearth")

@@ -1,0 +1,158 @@
+"""From an error to an answer: one table of statuses, and the body's shape in each dialect.
+
+The only place that knows which class of error has which status. Handlers raise; the middleware and
+the stream writer, our two boundaries, come here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from appliance import errors
+from appliance.errors import ApplianceError, BadRequestError, OverloadedError, UnsupportedError
+from engine import errors as engine_errors
+from engine.errors import EngineError
+
+
+class FieldError(UnsupportedError):
+    """A field of the request that is known but not honoured, or out of its range; names it."""
+
+    def __init__(self, field_name: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.field_name = field_name
+
+
+class OptionError(BadRequestError):
+    """A value of a wrong type or form where Ollama, unlike others, answers 500."""
+
+    code = "bad_option"
+
+
+class NotYetError(UnsupportedError):
+    """A route of the dialect that a later release brings."""
+
+    code = "not_implemented"
+
+
+class BodyTimeoutError(BadRequestError):
+    """The request's body did not come in time."""
+
+    code = "body_timeout"
+
+
+class Dialect(Enum):
+    """Whose shape an error takes."""
+
+    OLLAMA = "ollama"  # also our own paths
+    OPENAI = "openai"
+
+    @classmethod
+    def of(cls, path: str) -> "Dialect":
+        return cls.OPENAI if path == "/v1" or path.startswith("/v1/") else cls.OLLAMA
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    status: int
+    type: str  # OpenAI's `error.type`
+    ollama_status: int = 0  # where Ollama's differs
+
+
+_TABLE: dict[type[BaseException], _Row] = {
+    BadRequestError: _Row(400, "invalid_request_error"),
+    OptionError: _Row(400, "invalid_request_error", ollama_status=500),
+    BodyTimeoutError: _Row(408, "invalid_request_error"),
+    errors.RequestTooLargeError: _Row(413, "invalid_request_error"),
+    NotYetError: _Row(501, "invalid_request_error"),
+    errors.ForbiddenError: _Row(403, "permission_error"),
+    errors.ModelNotFoundError: _Row(404, "not_found_error"),
+    errors.NotFoundError: _Row(404, "not_found_error"),
+    errors.OverloadedError: _Row(503, "overloaded_error"),
+    errors.MemoryFitError: _Row(503, "api_error"),
+    errors.DiskFullError: _Row(507, "api_error"),
+    ApplianceError: _Row(500, "api_error"),
+    engine_errors.ContextLengthError: _Row(400, "invalid_request_error"),
+    engine_errors.EngineRequestError: _Row(400, "invalid_request_error"),
+    engine_errors.EngineBusyError: _Row(503, "overloaded_error"),
+    engine_errors.DeviceMemoryError: _Row(503, "api_error"),
+    EngineError: _Row(500, "api_error"),
+    Exception: _Row(500, "api_error"),
+}
+_RETRY_AFTER_S = 1  # where the error itself makes no guess
+_JSON = "application/json; charset=utf-8"  # Ollama's own answers
+_PLAIN_JSON = "application/json"  # OpenAI's, exactly so in Ollama too
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error on its way out."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    hint: str = ""
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs_traceback(self) -> bool:
+        """Whether it is our own fault, so that the log should show where."""
+        return self.status == 500 and self.type == "api_error"
+
+    def body(self, dialect: Dialect) -> bytes:
+        """The JSON object, also as the last event of a stream that had already started."""
+        if dialect is Dialect.OPENAI:
+            text = f"{self.message} ({self.hint})" if self.hint else self.message
+            inner = {"message": text, "type": self.type, "param": self.param, "code": self.code}
+            return msgspec.json.encode({"error": inner})
+        outer = {"error": self.message, "code": self.code}
+        return msgspec.json.encode(outer | ({"hint": self.hint} if self.hint else {}))
+
+    def response(self, dialect: Dialect) -> web.Response:
+        """The whole answer, when nothing was sent yet."""
+        content_type = _PLAIN_JSON if dialect is Dialect.OPENAI else _JSON
+        headers = {**self.headers, "Content-Type": content_type}
+        return web.Response(status=self.status, headers=headers, body=self.body(dialect))
+
+
+def problem_of(error: BaseException, dialect: Dialect) -> Problem:
+    """What to answer to `error`. A class without a row takes that of its nearest parent."""
+    if isinstance(error, web.HTTPException):
+        return _of_http(error)
+    row = next(_TABLE[cls] for cls in type(error).__mro__ if cls in _TABLE)
+    status = row.ollama_status if dialect is Dialect.OLLAMA and row.ollama_status else row.status
+    if not isinstance(error, ApplianceError | EngineError):
+        return Problem(500, row.type, "internal_error", "internal error; the log has the details")
+    headers: dict[str, Any] = {}
+    if status == 503 and row.type == "overloaded_error":
+        wait_s = error.retry_after_s if isinstance(error, OverloadedError) else _RETRY_AFTER_S
+        headers["Retry-After"] = str(wait_s)
+    return Problem(
+        status=status,
+        type=row.type,
+        code=error.code,
+        message=str(error),
+        hint=getattr(error, "hint", ""),
+        param=getattr(error, "field_name", None),
+        headers=headers,
+    )
+
+
+_HTTP_TEXTS = {
+    404: ("not_found", "404 page not found"),
+    405: ("method_not_allowed", "405 method not allowed"),
+    413: ("request_too_large", "the request body is too large"),
+}
+
+
+def _of_http(error: web.HTTPException) -> Problem:
+    """aiohttp's own refusals: no such route, wrong method, body too large."""
+    code, text = _HTTP_TEXTS.get(error.status, ("bad_request", error.reason))
+    kind = "not_found_error" if error.status == 404 else "invalid_request_error"
+    kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    return Problem(error.status, kind, code, text, headers=kept)

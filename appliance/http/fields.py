@@ -1,0 +1,115 @@
+"""Fields that more than one dialect has, from JSON to domain values.
+
+keep_alive, constraints, options, token ids and who is calling. Raises BadRequestError with the
+texts that Ollama's clients know (api/types.go, Duration; server/routes.go).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from appliance.config import parse_duration
+from appliance.errors import BadRequestError, RequestTooLargeError
+from appliance.http.context import CALLER
+from appliance.http.errors import FieldError, OptionError
+from appliance.library.parameters import parse_options
+from engine.api import Constraint
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_TOP_LOGPROBS = 20
+MAX_TOKEN_ID = 2**31 - 1
+MAX_CALLER_CHARACTERS = 64
+
+_FOREVER_S = 100 * 365 * 86_400  # what is longer is meant to be for ever
+
+
+def keep_alive_of(value: Any) -> float | None:
+    """Seconds, inf for ever, None where the field is absent (Ollama API, keep_alive)."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            raise BadRequestError(f'time: invalid duration "{value[:100]}"; use {error}') from error
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = math.inf if value < 0 else float(value)
+    else:
+        raise BadRequestError(f"Unsupported type: '{type(value).__name__}'")
+    return math.inf if seconds > _FOREVER_S else seconds
+
+
+def constraint_of(value: Any) -> Constraint | None:
+    """Ollama's `format`: absent or "", "json", or a JSON Schema object."""
+    if value is None or value == "":
+        return None
+    if value == "json":
+        return Constraint(kind="json")
+    if isinstance(value, dict):
+        return schema_constraint(value)
+    seen = msgspec.json.encode(value).decode()[:100]
+    raise OptionError(f'invalid format: {seen}; expected "json" or a valid JSON Schema object')
+
+
+def schema_constraint(schema: Mapping[str, Any]) -> Constraint:
+    """A constraint to a JSON Schema, which must be of sane size."""
+    source = msgspec.json.encode(schema)
+    if len(source) > MAX_SCHEMA_BYTES:
+        raise RequestTooLargeError(
+            f"the JSON schema has {len(source)} bytes, {MAX_SCHEMA_BYTES} are allowed"
+        )
+    if _depth(schema) > MAX_SCHEMA_DEPTH:
+        raise RequestTooLargeError(
+            f"the JSON schema is nested deeper than the {MAX_SCHEMA_DEPTH} levels allowed"
+        )
+    return Constraint(kind="schema", source=source.decode())
+
+
+def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's `options`, typed; unknown names are passed over, as many clients send old ones."""
+    try:
+        values, _unknown = parse_options(options)
+    except BadRequestError as error:
+        raise OptionError(str(error), hint=error.hint) from error
+    return dict(values)
+
+
+def token_ids_of(field: str, ids: Sequence[int]) -> tuple[int, ...]:
+    """Token ids that at least could be some vocabulary's."""
+    if any(not 0 <= token_id <= MAX_TOKEN_ID for token_id in ids):
+        raise FieldError(field, f"a token id in '{field}' is negative or beyond 2^31")
+    return tuple(ids)
+
+
+def check_count(field: str, count: int, limit: int) -> None:
+    """Refuse lists that are longer than `limit`."""
+    if count > limit:
+        raise RequestTooLargeError(f"'{field}' has {count} entries, {limit} are allowed")
+
+
+def caller_of(request: web.Request) -> str:
+    """Whose turn it is in the fair queue: the peer, and the user behind it where a client tells.
+
+    Open WebUI forwards its user in X-OpenWebUI-User-Id.
+    """
+    user = request.headers.get("X-OpenWebUI-User-Id", "")[:MAX_CALLER_CHARACTERS]
+    address = request[CALLER].address
+    return f"{address}#{user}" if user else address
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting; the value itself is bounded by the body's own limit."""
+    depth, level = 0, [value]
+    while level:
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+        depth, level = depth + 1, below
+    return depth

@@ -1,0 +1,178 @@
+"""Who may talk to the box at all: rules for the Host header, the Origin and the caller's place.
+
+Pure rules, no IO: `middleware.py` applies them to every path on every listener. The Host rule is
+the only one that sees DNS rebinding on plain HTTP, because browsers send no Sec-Fetch headers to
+`.local` names; the Origin rule stops other sites' pages from acting through a visitor's browser.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
+
+from multidict import CIMultiDictProxy
+
+from appliance.errors import BadRequestError, ForbiddenError
+
+Address = IPv4Address | IPv6Address
+
+_HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?")
+_LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?")
+# Desktop apps and editors that Ollama admits (envconfig, AllowedOrigins), and browser extensions.
+_APP_ORIGIN = re.compile(
+    r"(?:app|file|tauri|vscode-webview|vscode-file|chrome-extension|moz-extension"
+    r"|safari-web-extension)://.*"
+)
+_FORWARDING = frozenset(
+    {
+        "forwarded",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "true-client-ip",
+    }
+)
+
+
+class OriginKind(Enum):
+    """What the Origin header says about the page or app behind a request."""
+
+    NONE = "none"  # no browser, or a browser's own navigation
+    TRUSTED = "trusted"  # our own page, a page on this computer, or one that the settings name
+    APP = "app"  # a desktop app or browser extension: may infer, may not change the box
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a request comes from."""
+
+    address: str  # the peer's; empty for a Unix socket
+    is_local: bool  # from this very machine and through no proxy
+    origin: OriginKind
+    origin_text: str = ""  # the Origin that was admitted; empty if there was none
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The rules, as the settings and the machine's name make them."""
+
+    names: frozenset[str]  # lower case, without port
+    origins: frozenset[str]  # lower case, `scheme://host[:port]`
+
+    @classmethod
+    def of(
+        cls, hostname: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
+    ) -> Self:
+        """The guard of a machine called `hostname`."""
+        own = hostname.lower().rstrip(".")
+        label = own.partition(".")[0]
+        names = {"localhost", own, label, f"{label}.local", *(h.lower() for h in allowed_hosts)}
+        return cls(frozenset(names - {"", ".local"}), frozenset(o.lower() for o in allowed_origins))
+
+    def admit(self, headers: CIMultiDictProxy[str], peer: object, local: object) -> Caller:
+        """The caller of a request with these headers over a connection from `peer` to `local`.
+
+        `peer` and `local` are socket addresses as asyncio's transports give them. Raises
+        BadRequestError (no Host or two) and ForbiddenError (a strange Host or Origin).
+        """
+        ours, theirs = _address_of(local), _address_of(peer)
+        host = self.check_host(headers.getall("Host", []), ours)
+        origins = headers.getall("Origin", [])
+        kind = self.check_origin(origins, host)
+        if kind is OriginKind.NONE and headers.get("Sec-Fetch-Site") == "cross-site":
+            raise ForbiddenError(
+                "requests from other sites' pages are refused",
+                hint="add the page's origin to allowed_origins if it is yours",
+            )
+        is_here = theirs is None or theirs.is_loopback or theirs == ours
+        return Caller(
+            address=str(theirs or ""),
+            is_local=is_here and not is_forwarded(headers),
+            origin=kind,
+            origin_text=origins[0] if origins else "",
+        )
+
+    def check_host(self, values: Sequence[str], local: Address | None) -> str:
+        """The Host header, lower case, if it names this box; `local` is the connection's own end.
+
+        An IP literal passes when it is loopback or `local`; names pass when they are ours.
+        """
+        if len(values) != 1:
+            raise BadRequestError(
+                f"a request needs exactly one Host header, this has {len(values)}"
+            )
+        text = values[0].strip().lower()
+        match = _HOST.fullmatch(text)
+        if match is not None:
+            host = match["six"] or match["name"].rstrip(".")
+            literal = _literal(host)
+            if literal is None and match["name"] and host in self.names:
+                return text
+            if literal is not None and (literal.is_loopback or literal == local):
+                return text
+        raise ForbiddenError(
+            f"the Host header {values[0][:100]!r} is not one of this box's names",
+            hint="use its IP address or host name, or add the name to allowed_hosts",
+        )
+
+    def check_origin(self, values: Sequence[str], host: str) -> OriginKind:
+        """What kind of Origin this is; `host` is the request's admitted Host header."""
+        if not values:
+            return OriginKind.NONE
+        origin = values[0].strip().lower()
+        if len(values) == 1:
+            own = origin in {f"http://{host}", f"https://{host}"}
+            if own or origin in self.origins or _LOOPBACK_ORIGIN.fullmatch(origin):
+                return OriginKind.TRUSTED
+            if _APP_ORIGIN.fullmatch(origin):
+                return OriginKind.APP
+        raise ForbiddenError(
+            f"web pages of the origin {values[0][:100]!r} may not call this box",
+            hint="add the origin to allowed_origins if the page is yours",
+        )
+
+
+def is_forwarded(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a proxy or tunnel passed the request on, so that the peer is not its origin."""
+    names = {name.lower() for name in headers}
+    return bool(names & _FORWARDING) or any(name.startswith("cf-") for name in names)
+
+
+def require_administrator(caller: Caller) -> None:
+    """Raise ForbiddenError unless `caller` may change the box: only from the box itself."""
+    if caller.origin is OriginKind.APP:
+        raise ForbiddenError(
+            f"apps of the origin {caller.origin_text[:100]!r} may use models but not change them",
+            hint="use `hearth` on the box, or add the origin to allowed_origins",
+        )
+    if not caller.is_local:
+        raise ForbiddenError(
+            f"this changes the box, and the request comes from {caller.address or 'a proxy'},"
+            " not from the box itself",
+            hint="run it on the box; administration from the network needs a key, which a later"
+            " release brings",
+        )
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return _unmapped(ip_address(host))
+    except ValueError:
+        return None
+
+
+def _address_of(socket_address: object) -> Address | None:
+    """The IP address of a socket address; None for a Unix socket."""
+    if not isinstance(socket_address, tuple) or not socket_address:
+        return None
+    return _literal(str(socket_address[0]).partition("%")[0])
+
+
+def _unmapped(address: Address) -> Address:
+    """An IPv4 address that came over an IPv6 socket, as itself."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

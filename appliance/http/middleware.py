@@ -1,0 +1,133 @@
+"""What every request passes: the log line with the error boundary, the guard, the drain.
+
+In this order, so that a refusal is logged and has the dialect's shape like any other error.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from appliance.errors import OverloadedError
+from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, SETTINGS, STATE
+from appliance.http.errors import Dialect, Problem, problem_of
+from appliance.http.guard import OriginKind, require_administrator
+from appliance.http.logline import write_failure, write_line
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
+# Answered also while the service stops, so that probes and people can see what it does.
+_ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
+_API = ("/api/", "/v1/", "/hearth/")
+_PREFLIGHT_S = 600
+# Ollama's list (server/routes.go); the x-stainless headers are those of OpenAI's packages.
+_ALLOWED_HEADERS = ", ".join(
+    [
+        *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With"),
+        *(
+            "OpenAI-Beta",
+            "x-stainless-arch",
+            "x-stainless-async",
+            "x-stainless-custom-poll-interval",
+        ),
+        *("x-stainless-helper-method", "x-stainless-lang", "x-stainless-os"),
+        *("x-stainless-package-version", "x-stainless-poll-helper", "x-stainless-retry-count"),
+        *("x-stainless-runtime", "x-stainless-runtime-version", "x-stainless-timeout"),
+    ]
+)
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Log every request once and turn whatever it raised into an answer (error boundary)."""
+    started = time.monotonic()
+    fields = request[FIELDS] = {}
+    status = CLIENT_GONE  # unless something else happens: cancelled, or the connection broke
+    failure: Exception | None = None
+    try:
+        with request.app[STATE].handling():
+            response = await handler(request)
+        status = response.status
+        failure = request.get(FAILURE)
+    except ConnectionError:
+        raise  # there is nobody to answer to; aiohttp closes what is left
+    except Exception as error:
+        failure = error
+        response = _answer(request, error)
+        status = response.status
+    finally:
+        if failure is not None:
+            _note_failure(request, failure)
+        write_line(request.method, request.path, status, fields, time.monotonic() - started)
+    return response
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse strange hosts and origins before a handler runs or a body is read."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError
+    info = transport.get_extra_info
+    caller = request.app[GUARD].admit(request.headers, info("peername"), info("sockname"))
+    request[CALLER] = caller
+    if request.method == "OPTIONS":
+        return web.Response(status=204, headers=_preflight(request))
+    return await handler(request)
+
+
+@web.middleware
+async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """While the service stops, send new work away; what runs may finish."""
+    if request.app[STATE].draining and request.path not in _ALWAYS:
+        wait_s = max(1, round(request.app[SETTINGS].drain_timeout_s))
+        raise OverloadedError("the service is stopping, please try again", retry_after_s=wait_s)
+    return await handler(request)
+
+
+def administrative(handler: Handler) -> Handler:
+    """Let a handler run only for callers who may change the box."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        require_administrator(request[CALLER])
+        return await handler(request)
+
+    return checked
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal on_response_prepare: headers that every answer carries, streams included."""
+    response.headers["Server"] = "hearth"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    caller = request.get(CALLER)
+    if caller is not None and caller.origin is not OriginKind.NONE:
+        response.headers["Access-Control-Allow-Origin"] = caller.origin_text
+        response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Hearth-Queue-Position"
+        response.headers["Vary"] = "Origin"
+
+
+def _answer(request: web.Request, error: Exception) -> web.Response:
+    """The error as an answer in the dialect of the path; an unknown page outside is plain text."""
+    if isinstance(error, web.HTTPNotFound) and not request.path.startswith(_API):
+        return web.Response(status=404, text="404 page not found")
+    dialect = Dialect.of(request.path)
+    return problem_of(error, dialect).response(dialect)
+
+
+def _note_failure(request: web.Request, error: Exception) -> None:
+    problem: Problem = problem_of(error, Dialect.of(request.path))
+    request[FIELDS]["error"] = problem.code
+    if problem.needs_traceback:
+        write_failure(request.path, error)
+
+
+def _preflight(request: web.Request) -> dict[str, str]:
+    """Answer to a browser that asks what it may send (Fetch standard, CORS preflight)."""
+    if request[CALLER].origin is OriginKind.NONE:
+        return {}
+    return {
+        "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS",
+        "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+        "Access-Control-Max-Age": str(_PREFLIGHT_S),
+    }

@@ -1,0 +1,129 @@
+"""Ollama's generate, chat, embed and embeddings: parse, run, write.
+
+Source: Ollama API, /api/generate, /api/chat, /api/embed, /api/embeddings.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import web
+
+from appliance.chat.events import Done, Embeddings, EmbedRequest, Event, JobRequest, Text
+from appliance.errors import ModelNameError, ModelNotFoundError, UnsupportedError
+from appliance.http import ollama_wire as wire
+from appliance.http.body import read_json
+from appliance.http.context import CALLER, CHAT, FIELDS, LIBRARY, SETTINGS
+from appliance.http.fields import caller_of
+from appliance.http.guard import require_administrator
+from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
+from appliance.library.names import ModelName
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+
+async def generate(request: web.Request) -> web.StreamResponse:
+    """POST /api/generate."""
+    body = await read_json(request, wire.GenerateRequest)
+    body.check()
+    job = body.to_job(caller_of(request))
+    await _require_ability(request, body.model, body.refused_ability())
+    return await _answer(request, job, wire.generate_answer, streams=body.stream)
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """POST /api/chat."""
+    body = await read_json(request, wire.ChatRequest)
+    body.check()
+    job = body.to_job(caller_of(request), request.app[SETTINGS].max_messages)
+    await _require_ability(request, body.model, body.refused_ability())
+    return await _answer(request, job, wire.chat_answer, streams=body.stream)
+
+
+async def embed(request: web.Request) -> web.StreamResponse:
+    """POST /api/embed."""
+    body = await read_json(request, wire.EmbedBody)
+    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    return json_response(
+        {
+            "model": body.model,
+            "embeddings": found.vectors,
+            "total_duration": found.total_ns,
+            "load_duration": found.load_ns,
+            "prompt_eval_count": found.prompt_tokens,
+        }
+    )
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """POST /api/embeddings."""
+    body = await read_json(request, wire.EmbeddingsBody)
+    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    return json_response({"embedding": found.vectors[0] if found.vectors else []})
+
+
+async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embeddings:
+    """Run an embedding job, with its line in the log; shared with OpenAI's dialect."""
+    fields = request[FIELDS]
+    fields["model"] = wanted.model
+    try:
+        found = await request.app[CHAT].embed(wanted)
+    except (ModelNameError, ModelNotFoundError) as error:
+        raise unknown_model(wanted.model) from error
+    fields |= {"prompt": found.prompt_tokens, "out": len(found.vectors)}
+    return found
+
+
+def json_response(body: object, status: int = 200) -> web.Response:
+    """A whole answer of the Ollama API."""
+    headers = {"Content-Type": JSON_TYPE}
+    return web.Response(status=status, headers=headers, body=msgspec.json.encode(body))
+
+
+async def _require_ability(request: web.Request, typed: str, ability: str | None) -> None:
+    """Refuse what this release cannot do, in Ollama's order: an unknown model comes first."""
+    if ability is None:
+        return
+    request[FIELDS]["model"] = typed
+    try:
+        name = ModelName.parse(typed)
+        stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
+    except (ModelNameError, ModelNotFoundError) as error:
+        raise unknown_model(typed) from error
+    raise UnsupportedError(wire.refusal(ability, typed, stored.name))
+
+
+async def _answer(
+    request: web.Request, job: JobRequest, encode: wire.Encode, *, streams: bool
+) -> web.StreamResponse:
+    if job.work is None and job.keep_alive == 0:
+        require_administrator(request[CALLER])
+    if streams and job.work is not None and not job.render_only:
+        documents = _documents(run_job(request, job), job, encode)
+        return await stream(request, documents, NDJSON)
+    folded = await fold(run_job(request, job))
+    if folded.rendered is not None:
+        info = {"rendered_template": folded.rendered}
+        return json_response(encode(job.model, "", False, {"_debug_info": info}))
+    assert folded.done is not None
+    logprobs = wire.logprobs_of(folded.logprobs, job.logprobs or 0)
+    extra = {**wire.metrics_of(folded.done), "logprobs": logprobs}
+    return json_response(encode(job.model, folded.text, True, extra))
+
+
+async def _documents(
+    events: AsyncGenerator[Event, None], job: JobRequest, encode: wire.Encode
+) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream."""
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Text(text=text, logprobs=found):
+                    extra = {"logprobs": wire.logprobs_of(found, job.logprobs or 0)}
+                    yield msgspec.json.encode(encode(job.model, text, False, extra))
+                case Done():
+                    last = encode(job.model, "", True, wire.metrics_of(event))
+                    yield msgspec.json.encode(last)
+                case _:
+                    pass  # Started only feeds the log and the header; Rendered never streams

@@ -1,0 +1,125 @@
+"""OpenAI's chat/completions, completions, embeddings and models: parse, run, write.
+
+Several choices of one request run one after the other: on weak hardware there is one stream, and
+the prompt's KV is reused from choice to choice.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import web
+
+from appliance.chat.events import Done, JobRequest, Text
+from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http import openai_answers as answers
+from appliance.http import openai_wire as wire
+from appliance.http.body import read_object, to_struct
+from appliance.http.context import LIBRARY, SETTINGS
+from appliance.http.fields import caller_of
+from appliance.http.ollama import embeddings_of
+from appliance.http.streams import SSE, fold, run_job, stream, unknown_model
+from appliance.library.names import ModelName
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    fields = await read_object(request)
+    wire.refuse_fields(fields)
+    body = to_struct(fields, wire.ChatRequest)
+    jobs = body.to_jobs(caller_of(request), request.app[SETTINGS].max_messages)
+    return await _answer(request, body, jobs, answers.ChatShape(top=body.top_logprobs or 0))
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    fields = await read_object(request)
+    wire.refuse_fields(fields)
+    body = to_struct(fields, wire.CompletionRequest)
+    jobs = body.to_jobs(caller_of(request))
+    return await _answer(request, body, jobs, answers.TextShape(top=body.logprobs or 0))
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """POST /v1/embeddings."""
+    body = to_struct(await read_object(request), wire.EmbeddingsRequest)
+    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    as_base64 = body.encoding_format == "base64"
+    return _json(answers.embeddings_answer(found, body.model, as_base64=as_base64))
+
+
+async def models(request: web.Request) -> web.StreamResponse:
+    """GET /v1/models."""
+    library = request.app[LIBRARY]
+    entries = await asyncio.to_thread(lambda: [answers.model_entry(m) for m in library.list()])
+    return _json({"object": "list", "data": entries})
+
+
+async def model(request: web.Request) -> web.StreamResponse:
+    """GET /v1/models/{model}."""
+    typed = request.match_info["model"]
+    try:
+        name = ModelName.parse(typed)
+        stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
+    except (ModelNameError, ModelNotFoundError) as error:
+        raise unknown_model(typed) from error
+    return _json(answers.model_entry(stored))
+
+
+async def _answer(
+    request: web.Request,
+    body: wire.ChatRequest | wire.CompletionRequest,
+    jobs: Sequence[JobRequest],
+    shape: answers.Shape,
+) -> web.StreamResponse:
+    writer = answers.Writer(shape, body.model, usage_in_chunks=body.wants_usage())
+    if body.stream:
+        documents = _documents(request, body, jobs, shape, writer)
+        return await stream(request, documents, SSE)
+    usage = answers.Usage()
+    choices = []
+    for index, job in enumerate(jobs):
+        folded = await fold(run_job(request, job))
+        assert folded.done is not None
+        usage.add(folded.done, is_new_prompt=index % body.n == 0)
+        logprobs = None if job.logprobs is None else folded.logprobs
+        choice = shape.choice(index, folded.text, logprobs)
+        choices.append(choice | {"finish_reason": folded.done.reason})
+    return _json(writer.whole(choices, usage))
+
+
+async def _documents(
+    request: web.Request,
+    body: wire.ChatRequest | wire.CompletionRequest,
+    jobs: Sequence[JobRequest],
+    shape: answers.Shape,
+    writer: answers.Writer,
+) -> AsyncGenerator[bytes, None]:
+    """The chunks of a stream: choice after choice, then the usage if it was asked for."""
+    usage = answers.Usage()
+    for index, job in enumerate(jobs):
+        is_opening = True
+        async with aclosing(run_job(request, job)) as events:
+            async for event in events:
+                if is_opening and (choice := shape.opening(index)) is not None:
+                    yield msgspec.json.encode(writer.chunk(choice))
+                is_opening = False
+                match event:
+                    case Text(text=text, logprobs=found):
+                        logprobs = None if job.logprobs is None else list(found)
+                        choice = shape.delta(index, text, logprobs)
+                        yield msgspec.json.encode(writer.chunk(choice))
+                    case Done():
+                        usage.add(event, is_new_prompt=index % body.n == 0)
+                        closing = writer.chunk(shape.closing(index), event.reason)
+                        yield msgspec.json.encode(closing)
+                    case _:
+                        pass  # Started opens the choice; Rendered is not asked for here
+    if body.wants_usage():
+        yield msgspec.json.encode(writer.usage_chunk(usage))
+
+
+def _json(body: object) -> web.Response:
+    headers = {"Content-Type": "application/json"}
+    return web.Response(headers=headers, body=msgspec.json.encode(body))

@@ -1,0 +1,199 @@
+"""OpenAI's answers: completions, chunks, logprobs, usage, embeddings, models.
+
+Source: OpenAI API reference. Pure: from events and vectors to dictionaries.
+"""
+
+import secrets
+import struct
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from appliance.chat.events import Done, Embeddings
+from appliance.library.stored import StoredModel
+from engine.api import TokenLogprob
+
+FINGERPRINT = "fp_hearth"
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of all choices; a prompt with several choices counts once."""
+
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+
+    def add(self, done: Done, *, is_new_prompt: bool) -> None:
+        """Count one finished choice."""
+        self.output += done.output_tokens
+        if is_new_prompt:
+            self.prompt += done.prompt_tokens
+            self.cached += done.cached_tokens
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.output,
+            "total_tokens": self.prompt + self.output,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }
+
+
+class Shape(Protocol):
+    """How one of the two routes writes its choices. One shape serves one request."""
+
+    id_prefix: str
+    whole: str  # `object` of a whole answer
+    piece: str  # `object` of a chunk
+
+    def choice(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+        """A whole choice, without its finish reason."""
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The choice of the first chunk, if it is special."""
+
+    def delta(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+        """The choice of a chunk in the middle."""
+
+    def closing(self, index: int) -> dict[str, Any]:
+        """The choice of the last chunk, without its finish reason."""
+
+
+@dataclass(slots=True)
+class ChatShape:
+    """chat/completions. `top` alternatives per token are listed."""
+
+    top: int = 0
+    id_prefix: str = "chatcmpl-"
+    whole: str = "chat.completion"
+    piece: str = "chat.completion.chunk"
+
+    def choice(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": self._logprobs(logprobs)}
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
+
+    def delta(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+        return {"index": index, "delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
+
+    def closing(self, index: int) -> dict[str, Any]:
+        return {"index": index, "delta": {}, "logprobs": None}
+
+    def _logprobs(self, found: list[TokenLogprob] | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        content = []
+        for entry in found:
+            top = [_token(piece, logprob) for _, piece, logprob in entry.top[: self.top]]
+            content.append(_token(entry.piece, entry.logprob) | {"top_logprobs": top})
+        return {"content": content, "refusal": None}
+
+
+@dataclass(slots=True)
+class TextShape:
+    """completions. Keeps how much text each choice has, for `text_offset`."""
+
+    top: int = 0
+    id_prefix: str = "cmpl-"
+    whole: str = "text_completion"
+    piece: str = "text_completion"
+    _offsets: dict[int, int] = field(default_factory=dict)
+
+    def choice(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": self._logprobs(index, logprobs)}
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        return None
+
+    def delta(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+        return self.choice(index, text, logprobs)
+
+    def closing(self, index: int) -> dict[str, Any]:
+        return {"index": index, "text": "", "logprobs": None}
+
+    def _logprobs(self, index: int, found: list[TokenLogprob] | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        tokens = [entry.piece.decode(errors="replace") for entry in found]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets.get(index, 0))
+            self._offsets[index] = offsets[-1] + len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [entry.logprob for entry in found],
+            "top_logprobs": [
+                {piece.decode(errors="replace"): logprob for _, piece, logprob in entry.top}
+                for entry in found
+            ]
+            if self.top
+            else None,
+            "text_offset": offsets,
+        }
+
+
+class Writer:
+    """The objects of one answer: same id, time and model in each."""
+
+    def __init__(self, shape: Shape, model: str, *, usage_in_chunks: bool) -> None:
+        self._shape = shape
+        self._usage_in_chunks = usage_in_chunks
+        self._head = {
+            "id": f"{shape.id_prefix}{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def whole(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+        """The answer that is not streamed."""
+        body = {"object": self._shape.whole, "choices": choices, "usage": usage.as_json()}
+        return self._head | body
+
+    def chunk(self, choice: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        """A piece of the stream."""
+        choices = [choice | {"finish_reason": finish}]
+        body: dict[str, Any] = {"object": self._shape.piece, "choices": choices}
+        return self._head | body | ({"usage": None} if self._usage_in_chunks else {})
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """The last piece, if the client asked for usage (stream_options.include_usage)."""
+        body = {"object": self._shape.piece, "choices": [], "usage": usage.as_json()}
+        return self._head | body
+
+
+def embeddings_answer(found: Embeddings, model: str, *, as_base64: bool) -> dict[str, Any]:
+    """The list of vectors, as numbers or as base64 of little-endian float32."""
+    vectors: list[Any] = [_base64(vector) if as_base64 else vector for vector in found.vectors]
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(vectors)
+        ],
+        "model": model,
+        "usage": {"prompt_tokens": found.prompt_tokens, "total_tokens": found.prompt_tokens},
+    }
+
+
+def model_entry(stored: StoredModel) -> dict[str, Any]:
+    """One installed model."""
+    return {
+        "id": stored.name.short,
+        "object": "model",
+        "created": int(stored.modified_at.timestamp()),
+        "owned_by": stored.name.namespace,
+    }
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}

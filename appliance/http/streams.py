@@ -1,0 +1,167 @@
+"""Writes answers that arrive in pieces: NDJSON and SSE, with an honest end in every case.
+
+The first piece is awaited before the status is sent, so most errors still get a proper status.
+After that an error travels as the last piece. A client that stops reading is dropped. Leaving the
+pieces closes their generator, which aborts the job behind it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
+from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http.context import CHAT, FAILURE, FIELDS, SETTINGS
+from appliance.http.errors import Dialect, problem_of
+from appliance.http.logline import note_event
+from engine.api import TokenLogprob
+
+QUEUE_HEADER = "X-Hearth-Queue-Position"
+
+
+class ClientStalledError(ConnectionError):
+    """The client stopped reading its stream for longer than write_timeout_s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How JSON documents are put on the wire one after another."""
+
+    content_type: str
+    dialect: Dialect
+    before: bytes
+    after: bytes
+    end: bytes  # after the last document
+
+    def frame(self, document: bytes) -> bytes:
+        """One document, ready to send; it holds no line end, as JSON escapes them."""
+        return self.before + document + self.after
+
+
+NDJSON = Framing("application/x-ndjson", Dialect.OLLAMA, before=b"", after=b"\n", end=b"")
+SSE = Framing(
+    "text/event-stream",
+    Dialect.OPENAI,
+    before=b"data: ",
+    after=b"\n\n",
+    end=b"data: [DONE]\n\n",
+)
+
+
+async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event, None]:
+    """The events of a job; notes for the log line what they say.
+
+    An unknown model is reported by the name that the client typed (Ollama API, /api/generate).
+    """
+    fields = request[FIELDS]
+    fields["model"] = job.model
+    came = time.monotonic()
+    try:
+        async with aclosing(request.app[CHAT].run(job)) as events:
+            async for event in events:
+                note_event(fields, event, time.monotonic() - came)
+                yield event
+    except (ModelNameError, ModelNotFoundError) as error:
+        raise unknown_model(job.model) from error
+
+
+def unknown_model(name: str) -> ModelNotFoundError:
+    """The error for a model that is not there, or whose name cannot be one."""
+    return ModelNotFoundError(
+        f"model '{name[:400]}' not found", hint="`hearth list` shows what is installed"
+    )
+
+
+@dataclass(slots=True)
+class Folded:
+    """A job's events as one answer; exactly one of `done` and `rendered` is set."""
+
+    text: str
+    logprobs: list[TokenLogprob]
+    done: Done | None
+    rendered: str | None
+
+
+async def fold(events: AsyncGenerator[Event, None]) -> Folded:
+    """Everything that a stream would have carried."""
+    pieces: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    done = rendered = None
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Text():
+                    pieces.append(event.text)
+                    logprobs.extend(event.logprobs)
+                case Rendered():
+                    rendered = event.prompt
+                case Done():
+                    done = event
+                case Started():
+                    pass
+    return Folded("".join(pieces), logprobs, done, rendered)
+
+
+async def stream(
+    request: web.Request, documents: AsyncGenerator[bytes, None], framing: Framing
+) -> web.StreamResponse:
+    """Send JSON documents as they come; raises only while nothing was sent, or if the client left.
+
+    The second of the boundaries that turn any error into an answer.
+    """
+    async with aclosing(documents):
+        first = await anext(documents)
+        response = web.StreamResponse(headers=_headers(request, framing))
+        await response.prepare(request)
+        writer = _Writer(request, response)
+        try:
+            await writer.send(framing.frame(first))
+            async for document in documents:
+                await writer.send(framing.frame(document))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            request[FAILURE] = error
+            problem = problem_of(error, framing.dialect)
+            await writer.send(framing.frame(problem.body(framing.dialect)))
+        await writer.close(framing.end)
+    return response
+
+
+def _headers(request: web.Request, framing: Framing) -> dict[str, str]:
+    headers = {"Content-Type": framing.content_type, "Cache-Control": "no-cache"}
+    position = request[FIELDS].get("queue_pos")
+    return headers if position is None else headers | {QUEUE_HEADER: str(position)}
+
+
+class _Writer:
+    """Writes with a limit on how long the client may leave its buffers full."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._request = request
+        self._response = response
+        self._limit_s = request.app[SETTINGS].write_timeout_s
+
+    async def send(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._response.write(data)
+        except TimeoutError as error:
+            raise self._drop() from error
+
+    async def close(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._response.write_eof(data)
+        except TimeoutError as error:
+            raise self._drop() from error
+
+    def _drop(self) -> ClientStalledError:
+        """Close the connection at once: what is buffered will never be read."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return ClientStalledError(f"the client stopped reading for {self._limit_s:.0f} s")
