@@ -5,7 +5,6 @@ Verbs are imported when they are called, so that `hearth list` does not pay for 
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -89,12 +88,8 @@ def hearth() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and end the process: 0 done, 1 failed, 2 wrong usage."""
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: Sequence[str] | None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 failed, 2 wrong usage."""
     try:
         code = hearth.main(arguments, prog_name="hearth", standalone_mode=False)
     except click.ClickException as error:  # wrong usage brings its own exit code
