@@ -1,7 +1,7 @@
 """How log lines look: `key=value` text for people and journald, or one JSON object per line.
 
-A record may carry `fields`, a dict of facts (the request line does); text prints them behind the
-message, JSON as members. Knows nothing of what is logged.
+A record whose only argument is a `Fields` prints as text and becomes members in JSON. A line never
+breaks, whatever a client sent. Knows nothing of what is logged.
 """
 
 import json
@@ -9,10 +9,22 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-_PLAIN = re.compile(r"[\w./:@%+,\-\[\]()]+")
+MAX_VALUE = 200  # characters; a path or a model name may be as long as the client likes
+_BARE = re.compile(r"[A-Za-z0-9_.:/@+-]+")
+
+
+class Fields:
+    """The facts of one log line, in order; prints as `key=value key=value`."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = {key: value for key, value in values.items() if value is not None}
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_quoted(value)}" for key, value in self.values.items())
 
 
 def configure(log_format: str, log_level: str) -> None:
@@ -20,52 +32,42 @@ def configure(log_format: str, log_level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 class TextFormatter(logging.Formatter):
     """`INFO loaded model=…`; with the time in front unless journald adds it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("%(levelname)s %(message)s")
         self._has_clock = "JOURNAL_STREAM" in os.environ
 
     def format(self, record: logging.LogRecord) -> str:
-        parts = [record.levelname, one_line(record.getMessage())]
+        head, *traceback = super().format(record).split("\n", 1)
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in head)
         if not self._has_clock:
-            parts.insert(0, f"{datetime.now().astimezone():%H:%M:%S}")
-        parts += [f"{key}={quoted(value)}" for key, value in _fields(record).items()]
-        text = " ".join(parts)
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+            line = f"{datetime.now().astimezone():%H:%M:%S} {line}"
+        return "\n".join([line, *traceback]) if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time, level, logger, message, and the record's fields."""
+    """One object per line: time, level, logger, and the record's fields or message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
         }
+        args = record.args if isinstance(record.args, tuple) else ()
+        if len(args) == 1 and isinstance(args[0], Fields):
+            line |= {"event": str(record.msg).partition(" ")[0], **args[0].values}
+        else:
+            line["message"] = record.getMessage()
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks and control characters, so that nobody can forge a log line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def quoted(value: object) -> str:
-    """A value for `key=value`: bare if it is plain, else in double quotes."""
-    text = one_line(str(value))
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, dict) else {}
+def _quoted(value: object) -> str:
+    text = str(value)[:MAX_VALUE]
+    return text if _BARE.fullmatch(text) else json.dumps(text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,10 +119,8 @@ def _start(state, **settings):
         )
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:
-        lines = [line for line in log_path.read_text().splitlines() if " ready address=" in line]
-        if lines:
-            url = lines[0].split("address=")[1].split()[0]
-            return Service(process, url, state, log_path, environ)
+        if found := re.search(r"ready address=(\S+)", log_path.read_text()):
+            return Service(process, found[1], state, log_path, environ)
         time.sleep(0.02)
     process.kill()
     process.wait()

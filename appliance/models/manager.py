@@ -126,9 +126,9 @@ class Models:
                 continue
 
     async def close(self) -> None:
-        """End all workers."""
+        """End all workers, also busy ones: their requests fail with one error."""
         clients = [client for r in self._residents.values() if (client := r.detach())]
-        await asyncio.gather(*(client.close() for client in clients))
+        await asyncio.gather(*(client.close("the service is stopping") for client in clients))
 
     async def _load(self, resident: Resident, spec: LoadSpec, need: Need) -> EngineClient:
         async with self._admission:
