@@ -18,7 +18,7 @@ from engine.llama.schema import schema_to_gbnf
 from engine.llama.vocab import Vocab
 
 _MAX_CALL_S = 1.0  # of a full check on a slow board, some hundred milliseconds are honest
-_MAX_CALL_CPU_S = 3.0
+_MAX_CALL_CPU_S = 2.0
 
 
 def compile_constraint(constraint: Constraint, vocab: Vocab, log: NativeLog) -> "Grammar":

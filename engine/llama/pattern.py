@@ -15,7 +15,7 @@ MAX_LENGTH = 1000
 
 _SETS = {"d": "0-9", "w": "0-9A-Za-z_", "s": " "}
 _CONTROLS = {"n": r"\\n", "t": r"\\t", "r": r"\\r", "f": r"\\f"}  # as JSON escapes in a literal
-_REPETITION = re.compile(r"[*+?]|\{[0-9]{1,6}(?:,[0-9]{0,6})?\}")
+_REPETITION = re.compile(r"[*+?]|\{[0-9]{1,9}(?:,[0-9]{0,9})?\}")
 _UNPRINTABLE = r"\x00-\x1F\x7F"
 
 

@@ -11,8 +11,6 @@ from engine.api import GenerateRequest, LoadSpec, SamplingParams
 from engine.llama.engine import load
 
 GREEDY = SamplingParams(temperature=0.0)
-# Makes a random model write short JSON: quotes, braces, brackets and digits get likely.
-TERSE = dict.fromkeys([ord(c) - 33 for c in '"}]0123456789:,{['], 12.0)
 
 
 @dataclass
