@@ -15,6 +15,9 @@ from appliance.cli.units import duration_text
 from appliance.cli.wrap import WordWrap
 
 _GREY, _PLAIN = "\x1b[90m", "\x1b[0m"
+# A model may say escape sequences, and a terminal may obey them (write the clipboard, answer
+# queries). All control characters but tab and newline are dropped on the way to one.
+_INERT = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class AnswerView:
         if content:
             self._stop_thinking()
             self.content += content
-            self._write(self._wrap.feed(content) if self._wrap else content)
+            self._write(self._shown(content))
 
     def finish(self) -> None:
         """End the answer, also one cut off, with the blank line that separates it from the next."""
@@ -61,7 +64,7 @@ class AnswerView:
         if not self._is_thinking:
             self._is_thinking = True
             self._write(f"{_GREY if self._is_terminal else ''}Thinking...\n")
-        self._write(self._wrap.feed(thinking) if self._wrap else thinking)
+        self._write(self._shown(thinking))
 
     def _stop_thinking(self) -> None:
         if not self._is_thinking:
@@ -71,6 +74,10 @@ class AnswerView:
         self._write(f"{end}...done thinking.{_PLAIN if self._is_terminal else ''}\n\n")
         if self._wrap:
             self._wrap.feed("\n")  # the next text begins a line
+
+    def _shown(self, text: str) -> str:
+        text = text.translate(_INERT) if self._is_terminal else text
+        return self._wrap.feed(text) if self._wrap else text
 
     def _write(self, text: str) -> None:
         self._out.write(text)
@@ -106,6 +113,8 @@ def timing_lines(last: Json) -> str:
         for name in ("total_duration", "load_duration")
         if last.get(name)
     ]
+    if last.get("queue_position"):
+        lines.append(("queue position", str(last["queue_position"])))
     for name in ("prompt_eval", "eval"):
         words = name.replace("_", " ")
         count, duration_ns = last.get(f"{name}_count"), last.get(f"{name}_duration")

@@ -11,8 +11,13 @@ from appliance.cli.progress import Progress, render_bar
 from appliance.cli.status import status_screen
 
 
-def shown(look, *pieces):
-    out = io.StringIO()
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(look, *pieces, out=None):
+    out = out or io.StringIO()
     view = AnswerView(look, out)
     for content, thinking in pieces:
         view.feed(content, thinking)
@@ -38,6 +43,12 @@ def test_answer_cut_off_while_thinking_closes_the_frame():
     assert shown(Look(), ("", "Hm")) == "Thinking...\nHm\n...done thinking.\n\n"
 
 
+def test_escape_sequences_of_a_model_reach_files_and_not_terminals():
+    evil = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\td\n"
+    assert shown(Look(), (evil, "")) == f"{evil}\n\n"
+    assert shown(Look(), (evil, ""), out=Screen()) == "a]52;c;ZXZpbA==b2Jc\td\n\n\n"
+
+
 def test_timings():
     last = {
         "total_duration": 2_500_000_000,
@@ -58,6 +69,7 @@ def test_timings():
         "eval rate:            50.00 tokens/s\n"
     )
     assert timing_lines({}) == ""
+    assert timing_lines({"queue_position": 2}) == "queue position:       2\n"
 
 
 def test_progress_without_a_terminal_is_one_line_per_step():
