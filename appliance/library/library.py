@@ -85,12 +85,12 @@ class Library:
 
     def header(self, digest: Digest) -> Header:
         """The validated GGUF header of a blob, from a bounded cache; raises ModelFormatError."""
+        self.blobs.size(digest)  # a missing blob is the store's fault, not the format's
         with self._lock:
             header = self._headers.get(digest)
             if header is not None:
                 self._headers.move_to_end(digest)
                 return header
-        self.blobs.size(digest)  # a missing blob is the store's fault, not the format's
         header = validate(self.blobs.path(digest))
         with self._lock:
             self._headers[digest] = header
@@ -146,7 +146,9 @@ class Library:
             self._manifests.mkdir(parents=True, exist_ok=True)
             for folder, _, _ in os.walk(self._manifests, topdown=False):
                 sweep_temps(Path(folder))
-                self._remove_empty_folders(Path(folder))
+                if Path(folder) != self._manifests:
+                    with contextlib.suppress(OSError):  # not empty
+                        Path(folder).rmdir()
             old = time.time() - older_than_s
             return self.remove_unused(
                 digest

@@ -155,7 +155,7 @@ def _check_head_sizes(header: Header) -> None:
 
 def _check_experts(header: Header) -> None:
     experts = header.integer("expert_count")
-    used = header.integer("expert_used_count")
+    used = max(_per_layer(header, "expert_used_count"), default=0)
     if not 0 <= experts <= _MAX_EXPERTS:
         raise ModelFormatError(f"expert_count is {experts}; 0 to {_MAX_EXPERTS} are allowed")
     if experts <= 1 and header.architecture.startswith("hunyuan"):
@@ -165,6 +165,17 @@ def _check_experts(header: Header) -> None:
             f"expert_used_count is {used} of {experts} experts; "
             "between 1 and the number of experts is allowed, 0 without experts"
         )
+    _check_expert_groups(header, experts)
+
+
+def _check_expert_groups(header: Header, experts: int) -> None:
+    groups = header.integer("expert_group_count")
+    used = header.integer("expert_group_used_count")
+    whole = groups < experts and experts % max(groups, 1) == 0
+    if groups and not whole:
+        raise ModelFormatError(f"{experts} experts cannot be divided into {groups} groups")
+    if groups > 1 and not 0 < used < groups:
+        raise ModelFormatError(f"expert_group_used_count is {used} of {groups} groups")
 
 
 # -- vocabulary ------------------------------------------------------------------------------
@@ -177,7 +188,7 @@ def _check_tokenizer(header: Header) -> None:
             "the key 'tokenizer.ggml.model' is missing: the model cannot read text"
         )
     if model in {"no_vocab", "none"}:
-        return
+        raise ModelFormatError(f"the tokenizer is '{model}': the model cannot read text")
     vocab = _string_array_length(header, TOKENS)
     if not vocab:
         raise ModelFormatError(f"'{TOKENS}' is missing or empty: the model cannot read text")

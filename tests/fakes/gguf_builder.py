@@ -103,8 +103,8 @@ def encode_value(value: Any) -> bytes:
             return struct.pack("<I", value.type) + _payload(value.type, value.value)
         return _array(value.type, value.items)
     if isinstance(value, list):
-        element = INT32 if not value or type(value[0]) is int else _natural_type(value[0])
-        return _array(element, value)
+        element = _natural_type(value[0]) if value else STRING
+        return _array(INT32 if element == UINT32 else element, value)
     code = _natural_type(value)
     return struct.pack("<I", code) + _payload(code, value)
 

@@ -173,6 +173,8 @@ def llama(**metadata):
         ("llama.expert_count", 5000, "expert_count is 5000"),
         ("llama.expert_count", 8, "expert_used_count is 0 of 8 experts"),
         ("llama.expert_used_count", 2, "expert_used_count is 2 of 0 experts"),
+        ("llama.expert_group_count", 2, "0 experts cannot be divided into 2 groups"),
+        ("tokenizer.ggml.model", "no_vocab", "the tokenizer is 'no_vocab'"),
         ("llama.nextn_predict_layers", 2, "nextn_predict_layers is larger"),
         ("split.count", 3, "one of 3 parts of a split model; join them"),
         ("tokenizer.ggml.model", None, "'tokenizer.ggml.model' is missing"),
@@ -191,6 +193,20 @@ def llama(**metadata):
 )
 def test_what_would_end_llama_cpp(tmp_path, key, value, match):
     refused(tmp_path, llama(**{key: value}), match)
+
+
+@pytest.mark.parametrize(
+    ("groups", "used", "match"),
+    [
+        (3, 1, "8 experts cannot be divided into 3 groups"),
+        (8, 1, "8 experts cannot be divided into 8 groups"),
+        (4, 0, "expert_group_used_count is 0 of 4 groups"),
+        (4, 4, "expert_group_used_count is 4 of 4 groups"),
+    ],
+)
+def test_expert_groups(tmp_path, groups, used, match):
+    figures = {"count": 8, "used_count": 2, "group_count": groups, "group_used_count": used}
+    refused(tmp_path, llama(**{f"llama.expert_{key}": n for key, n in figures.items()}), match)
 
 
 def test_a_tokenizer_that_adds_what_it_does_not_name(tmp_path):
