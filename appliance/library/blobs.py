@@ -48,13 +48,17 @@ class BlobStore:
         except OSError as error:
             raise missing_blob(digest) from error
 
-    def read(self, digest: Digest, limit: int) -> bytes:
-        """A small blob's content; raises LibraryError when missing or over `limit` bytes."""
+    def head(self, digest: Digest, count: int) -> bytes:
+        """The first `count` bytes, or fewer; raises LibraryError when the blob is missing."""
         try:
             with self.path(digest).open("rb") as file:
-                data = file.read(limit + 1)
+                return file.read(count)
         except OSError as error:
             raise missing_blob(digest) from error
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """A small blob's content; raises LibraryError when missing or over `limit` bytes."""
+        data = self.head(digest, limit + 1)
         if len(data) > limit:
             raise LibraryError(f"blob {digest} is larger than the {limit} bytes allowed for it")
         return data

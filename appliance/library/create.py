@@ -234,9 +234,8 @@ def _adapter(library: Library, path: str, digest: str, parts: Sequence[_Part]) -
 
 
 def _checked_header(library: Library, digest: Digest, what: str) -> Header:
-    with library.blobs.path(digest).open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise BadRequestError("supplied file was not in GGUF format", hint=f"it is '{what}'")
+    if library.blobs.head(digest, 4) != b"GGUF":
+        raise BadRequestError("supplied file was not in GGUF format", hint=f"it is '{what}'")
     try:
         return library.header(digest)
     except ModelFormatError as error:
