@@ -10,6 +10,7 @@ from appliance.errors import MemoryFitError, OverloadedError
 from appliance.hardware import Memory
 
 MIB = 1024 * 1024
+MAX_PHYSICAL_BATCH = 512  # tokens that llama.cpp computes at once, however large the batch
 OVERHEAD_BYTES = 96 * MIB  # the worker's interpreter, libraries and small buffers
 
 
@@ -57,14 +58,16 @@ class Occupant:
 def need_of(shape: Shape, context_length: int, batch_size: int) -> Need:
     """Memory of a model at this context and batch.
 
-    llama.cpp reserves its compute buffer for a full batch with all logits, which for a small model
-    with a large vocabulary is the largest part.
+    The compute part is what llama.cpp reserves for a full batch, fitted to what it reports: float32
+    activations as wide as the feed-forward layers, a float16 mask over the context, and the logits
+    of one token.
     """
-    widest = shape.vocab_size + 4 * shape.embedding_length + 2 * shape.feed_forward_length
+    batch = min(batch_size, MAX_PHYSICAL_BATCH)
+    activations = batch * (4 * shape.feed_forward_length + 2 * shape.embedding_length) * 4
     return Need(
         weight_bytes=shape.file_bytes,
         kv_bytes=shape.kv_bytes_per_token * context_length,
-        compute_bytes=batch_size * widest * 4,
+        compute_bytes=activations + batch * context_length * 2 + shape.vocab_size * 4,
     )
 
 
