@@ -1,0 +1,259 @@
+"""OpenAI's bodies: from JSON to jobs, from events to JSON."""
+
+import pytest
+
+from appliance.chat.events import Completion, Done, Embeddings, Message
+from appliance.errors import BadRequestError, RequestTooLargeError
+from appliance.http import openai_answers as answers
+from appliance.http import openai_wire as wire
+from appliance.http.body import to_struct
+from appliance.http.errors import FieldError
+from engine.api import Constraint, TokenLogprob
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def chat_jobs(**fields):
+    fields = {"model": "m", "messages": HELLO, **fields}
+    wire.refuse_fields(fields)
+    return to_struct(fields, wire.ChatRequest).to_jobs("me", max_messages=10)
+
+
+def completion_jobs(**fields):
+    fields = {"model": "m", "prompt": "hello", **fields}
+    wire.refuse_fields(fields)
+    return to_struct(fields, wire.CompletionRequest).to_jobs("me")
+
+
+def embed(**fields):
+    return to_struct({"model": "m", **fields}, wire.EmbeddingsRequest).to_embed("me")
+
+
+def test_a_chat_becomes_one_job():
+    (job,) = chat_jobs(
+        max_completion_tokens=5,
+        stop="END",
+        temperature=0.2,
+        frequency_penalty=0.5,
+        presence_penalty=0.25,
+        logit_bias={"7": -100, "8": 1.5},
+        options={"mirostat": 2, "top_k": 5},
+        num_ctx=512,
+        keep_alive="1m",
+    )
+    assert job.work == (Message("user", "hello"),)
+    assert job.options == {
+        "num_predict": 5,
+        "stop": ["END"],
+        "temperature": 0.2,
+        "frequency_penalty": 0.5,
+        "presence_penalty": 0.25,
+        "top_k": 5,
+        "num_ctx": 512,
+    }
+    assert job.logit_bias == {7: -100, 8: 1.5}
+    assert job.keep_alive == 60
+    assert job.defaults == {"temperature": 1.0, "top_p": 1.0}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tool_choice": "required"},
+        {"functions": [{}]},
+        {"function_call": {"name": "f"}},
+        {"modalities": ["text", "audio"]},
+        {"audio": {"voice": "x"}},
+        {"prediction": {"type": "content"}},
+        {"web_search_options": {}},
+        {"service_tier": "priority"},
+        {"store": True},
+        {"reasoning_effort": "high"},
+        {"reasoning": {"effort": "low"}},
+        {"verbosity": "low"},
+        {"echo": True},
+        {"suffix": "x"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_fields_that_are_not_honoured_are_refused_by_name(fields):
+    (name,) = fields
+    with pytest.raises(FieldError, match=f"'{name}' is not supported") as caught:
+        wire.refuse_fields(fields)
+    assert caught.value.field_name == name
+
+
+def test_every_refused_field_passes_with_its_default():
+    for name, harmless in wire.REFUSED.items():
+        for value in (None, *harmless):
+            wire.refuse_fields({name: value})
+
+
+def test_labels_without_influence_pass():
+    chat_jobs(user="me", metadata={"a": "b"}, safety_identifier="x", parallel_tool_calls=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"model": ""}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": ["text"]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages"),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_tokens": 4, "max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"²": 1}}, "logit_bias"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ],
+)
+def test_bad_fields_are_named(fields, field):
+    with pytest.raises(FieldError) as caught:
+        chat_jobs(**fields)
+    assert caught.value.field_name == field
+
+
+@pytest.mark.parametrize("fields", [{"temperature": "hot"}, {"messages": "hi"}, {"n": 1.5}])
+def test_fields_of_wrong_types_are_refused(fields):
+    with pytest.raises(BadRequestError, match="wrong type"):
+        chat_jobs(**fields)
+
+
+def test_too_many_messages_are_refused():
+    with pytest.raises(RequestTooLargeError):
+        chat_jobs(messages=HELLO * 11)
+
+
+def test_content_parts_are_joined_and_developers_are_the_system():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    (job,) = chat_jobs(messages=[{"role": "developer", "content": parts}])
+    assert job.work == (Message("system", "a\nb"),)
+
+
+def test_equal_limits_of_both_names_pass():
+    (job,) = chat_jobs(max_tokens=3, max_completion_tokens=3)
+    assert job.options["num_predict"] == 3
+
+
+def test_response_formats():
+    assert chat_jobs(response_format={"type": "text"})[0].constraint is None
+    json_object = chat_jobs(response_format={"type": "json_object"})[0]
+    assert json_object.constraint == Constraint(kind="json")
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    assert chat_jobs(response_format=schema)[0].constraint == Constraint(
+        kind="schema", source='{"type":"object"}'
+    )
+
+
+def test_choices_of_one_seed_differ():
+    seeds = [job.options["seed"] for job in chat_jobs(n=3, seed=2**31 - 2)]
+    assert seeds == [2**31 - 2, 2**31 - 1, 0]
+    assert chat_jobs(seed=-1)[0].options["seed"] == 2**31 - 1  # a seed here, not "random"
+    assert "seed" not in chat_jobs(n=2)[0].options
+
+
+@pytest.mark.parametrize(
+    ("prompt", "works"),
+    [
+        ("a", [Completion(prompt="a", raw=True)]),
+        (["a", "b"], [Completion(prompt="a", raw=True), Completion(prompt="b", raw=True)]),
+        ([1, 2], [Completion(prompt="", raw=True, context=(1, 2))]),
+        ([[1], [2]], [Completion(prompt="", raw=True, context=(i,)) for i in (1, 2)]),
+    ],
+)
+def test_prompts_of_completions(prompt, works):
+    assert [job.work for job in completion_jobs(prompt=prompt)] == works
+
+
+@pytest.mark.parametrize("prompt", [[], [[]], [1, "a"], [True], [-1], [[2**31]], [{}]])
+def test_bad_prompts(prompt):
+    with pytest.raises(FieldError) as caught:
+        completion_jobs(prompt=prompt)
+    assert caught.value.field_name == "prompt"
+
+
+def test_completions_are_bounded():
+    assert len(completion_jobs(prompt=["a"] * 16, n=8)) == 128
+    with pytest.raises(RequestTooLargeError):
+        completion_jobs(prompt=["a"] * 17, n=8)
+    with pytest.raises(RequestTooLargeError):
+        completion_jobs(prompt=["a"] * 65)
+
+
+def test_best_of_passes_only_when_it_changes_nothing():
+    completion_jobs(best_of=1)
+    completion_jobs(best_of=2, n=2)
+    with pytest.raises(FieldError, match="'best_of' is not supported"):
+        completion_jobs(best_of=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs"),
+    [("a", ("a",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1], [2]], ((1,), (2,)))],
+)
+def test_inputs_of_embeddings(given, inputs):
+    assert embed(input=given).inputs == inputs
+
+
+@pytest.mark.parametrize("given", [None, "", [], [""], [[]], 1, {}, ["a", 1]])
+def test_bad_inputs_of_embeddings(given):
+    with pytest.raises(FieldError, match="invalid input"):
+        embed(input=given)
+
+
+def test_encoding_formats():
+    with pytest.raises(FieldError, match=r"Invalid value for 'encoding_format' = int8\. Supported"):
+        embed(input="a", encoding_format="int8")
+    found = Embeddings(vectors=[[1.0, -2.0]], prompt_tokens=3, total_ns=0, load_ns=0)
+    assert answers.embeddings_answer(found, "m", as_base64=True)["data"] == [
+        {"object": "embedding", "index": 0, "embedding": "AACAPwAAAMA="}
+    ]
+
+
+def test_a_prompt_with_several_choices_counts_once():
+    usage = answers.Usage()
+    done = Done(reason="stop", total_ns=0, prompt_tokens=10, cached_tokens=8, output_tokens=2)
+    usage.add(done, is_new_prompt=True)
+    usage.add(done, is_new_prompt=False)
+    assert usage.as_json() == {
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
+
+
+def test_text_offsets_go_on_from_piece_to_piece():
+    shape = answers.TextShape(top=1)
+    first = TokenLogprob(1, b"ab", -0.5, [(1, b"ab", -0.5)])
+    second = TokenLogprob(2, b"c", -0.25, [(2, b"c", -0.25)])
+    assert shape.delta(0, "ab", [first])["logprobs"] == {
+        "tokens": ["ab"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{"ab": -0.5}],
+        "text_offset": [0],
+    }
+    assert shape.delta(0, "c", [second])["logprobs"]["text_offset"] == [2]
+    assert shape.delta(1, "c", [second])["logprobs"]["text_offset"] == [0]
+
+
+def test_chat_logprobs():
+    entry = TokenLogprob(1, b"ab", -0.5, [(1, b"ab", -0.5), (2, b"c", -1.0)])
+    token = {"token": "ab", "logprob": -0.5, "bytes": [97, 98]}
+    choice = answers.ChatShape(top=1).choice(0, "ab", [entry])
+    assert choice["logprobs"]["content"] == [token | {"top_logprobs": [token]}]
+    assert answers.ChatShape().choice(0, "ab", None)["logprobs"] is None
