@@ -79,9 +79,7 @@ class Service:
 
         data = Path(gguf).read_bytes()
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        upload = urllib.request.Request(
-            f"{self.url}/api/blobs/{digest}", data=data, method="POST"
-        )
+        upload = urllib.request.Request(f"{self.url}/api/blobs/{digest}", data=data, method="POST")
         with urllib.request.urlopen(upload, timeout=60):
             pass
         body = {"model": name, "files": {"m.gguf": digest}, "stream": False, **fields}
@@ -127,13 +125,12 @@ def _start(state, **settings):
     raise RuntimeError(f"the service did not start:\n{log_path.read_text()}")
 
 
-@pytest.fixture
-def start_service(tmp_path):
+def _starter(folder):
     """A function that starts services with settings of their own; all are ended afterwards."""
     started = []
 
     def start(**settings):
-        service = _start(tmp_path / f"state{len(started)}", **settings)
+        service = _start(folder / f"state{len(started)}", **settings)
         started.append(service)
         return service
 
@@ -141,14 +138,24 @@ def start_service(tmp_path):
     for service in started:
         if service.process.poll() is None:
             service.stop()
+        print(service.log)
+
+
+@pytest.fixture
+def start_service(tmp_path):
+    """Starts services that end with the test: `start_service(max_queue=1)`."""
+    yield from _starter(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory, tiny_gguf):
+def module_service(tmp_path_factory):
+    """Starts services that end with the file's last test."""
+    yield from _starter(tmp_path_factory.mktemp("services"))
+
+
+@pytest.fixture(scope="module")
+def service(module_service, tiny_gguf):
     """One service with the echo engine and the model `echo` for all tests of a file."""
-    running = _start(tmp_path_factory.mktemp("service") / "state")
+    running = module_service()
     running.create("echo", tiny_gguf)
-    yield running
-    if running.process.poll() is None:
-        running.stop()
-    print(running.log)
+    return running

@@ -14,6 +14,7 @@ from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.queue import FairQueue
 from engine.api import LoadSpec
+from engine.errors import EngineCrashedError
 from engine.process.client import EngineClient
 
 Loader = Callable[[], Awaitable[EngineClient]]
@@ -103,9 +104,21 @@ class Resident:
         """Let the worker go as soon as its running requests have ended."""
         self._is_leaving = True
 
+    async def _answers(self) -> bool:
+        """Whether the worker lives. An idle one is asked: its death may not have reached us yet."""
+        if self.client is None:
+            return False
+        if self._users:
+            return True
+        try:
+            await self.client.stats()
+        except EngineCrashedError:
+            return False
+        return True
+
     async def _prepare(self, spec: LoadSpec, stored: StoredModel, load: Loader) -> int:
         """Have the right worker running; returns the nanoseconds that loading took."""
-        if self.client is not None and self.spec == spec:
+        if self.spec == spec and await self._answers():
             self.stored = stored
             return 0
         await self._idle.wait()
