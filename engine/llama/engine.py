@@ -64,6 +64,7 @@ class LlamaEngine:
         self._vocab = model.vocab
         self._poll = poll
         self._running: Generation | None = None
+        self._ended: list[SequenceStep] = []  # last steps of sequences that made room for another
         self._interruption = Interruption(poll, self._must_stop)
         self._context_length = model.context_length(model.spec.context_length)
         self._session: Session | None = None
@@ -102,6 +103,7 @@ class LlamaEngine:
 
     def add(self, request: GenerateRequest) -> None:
         """Accept a request; raises EngineError when it can never be served."""
+        self._let_go()
         if self._running is not None:
             raise EngineBusyError("the llama engine runs one sequence at a time; wait for its end")
         session = self._session
@@ -138,22 +140,22 @@ class LlamaEngine:
             running.is_aborted = True
 
     def has_work(self) -> bool:
-        return self._running is not None
+        return self._running is not None or bool(self._ended)
 
     def step(self) -> Sequence[SequenceStep]:
         """Compute a chunk of the prompt, or a token."""
-        running = self._running
-        if running is None:
-            return []
+        ended, self._ended = self._ended, []
+        if (running := self._running) is None:
+            return ended
         try:
             step = running.step()
         except EngineError as error:
             step = SequenceStep(id=running.request.id, error=(error.code, str(error)))
         if step is None:
-            return []
+            return ended
         if step.finish is not None or step.error is not None:
             self._retire(running, step)
-        return [step]
+        return [*ended, step]
 
     def embed(
         self, inputs: Sequence[str | list[int]], *, pooling: Pooling, truncate: bool
@@ -235,6 +237,13 @@ class LlamaEngine:
         if not tokens:
             raise EngineRequestError("the prompt is empty and the model has no token to start with")
         return tokens
+
+    def _let_go(self) -> None:
+        """End an aborted sequence now, so that the request behind it need not wait for a step."""
+        running = self._running
+        if running is not None and running.is_aborted and (step := running.step()) is not None:
+            self._retire(running, step)
+            self._ended.append(step)
 
     def _retire(self, running: Generation, step: SequenceStep) -> None:
         self._running = None

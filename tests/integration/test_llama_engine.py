@@ -156,6 +156,17 @@ def test_abort_before_the_first_step(engine):
     assert (outcome.finish, outcome.usage.cached_tokens) == (FinishReason.ABORT, 0)
 
 
+def test_request_behind_an_aborted_one_need_not_wait_for_a_step(engine):
+    engine.add(GenerateRequest(id=20, prompt="the fox", sampling=GREEDY, ignore_eos=True))
+    engine.step()
+    engine.abort(20)
+    engine.add(GenerateRequest(id=21, prompt="the dog", sampling=GREEDY, max_tokens=1))
+    last, first = engine.step()
+    assert (last.id, last.finish) == (20, FinishReason.ABORT)
+    assert (first.id, first.finish) == (21, FinishReason.LENGTH)
+    assert not engine.has_work()
+
+
 class LongModel:
     """A model slow enough that its prompt is still running at the first poll."""
 
