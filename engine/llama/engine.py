@@ -48,18 +48,17 @@ def load(spec: LoadSpec, poll: Poll) -> Engine:
     started = time.monotonic_ns()
     model = LoadedModel(spec, board_threads(spec.threads))
     try:
-        engine = LlamaEngine(model, poll)
+        return LlamaEngine(model, poll, started)
     except EngineError:
         model.close()
         raise
-    engine.note_load(time.monotonic_ns() - started)
-    return engine
 
 
 class LlamaEngine:
     """One model, one generating sequence, and embeddings on the side."""
 
-    def __init__(self, model: LoadedModel, poll: Poll) -> None:
+    def __init__(self, model: LoadedModel, poll: Poll, started_ns: int) -> None:
+        """Takes over `model` when it succeeds. Loading began at `started_ns`."""
         self._model = model
         self._vocab = model.vocab
         self._poll = poll
@@ -73,33 +72,12 @@ class LlamaEngine:
             self._embedder = Embedder(model, poll, self._context_length)
         else:
             self._session = self._open_session()
-        self._load_ns = 0
         self._counters = dict.fromkeys(_COUNTERS, 0)
-
-    def note_load(self, load_ns: int) -> None:
-        self._load_ns = load_ns
+        self._info = self._describe(time.monotonic_ns() - started_ns)
 
     @property
     def info(self) -> EngineInfo:
-        model, vocab = self._model, self._vocab
-        embedder = self._embedder.context if self._embedder else None
-        owners = [owner for owner in (self._session, embedder) if owner]
-        return EngineInfo(
-            engine="llama",
-            context_length=self._context_length,
-            slots=1,
-            vocab_size=vocab.size,
-            embedding_length=model.embedding_length,
-            max_embed_tokens=self._context_length,
-            weight_bytes=model.weight_bytes,
-            kv_bytes=sum(owner.kv_bytes for owner in owners),
-            compute_bytes=sum(owner.compute_bytes for owner in owners),
-            threads=model.threads,
-            bos_token=vocab.text(vocab.bos),
-            eos_token=vocab.text(vocab.eos),
-            load_ns=self._load_ns,
-            description=model.description,
-        )
+        return self._info
 
     def add(self, request: GenerateRequest) -> None:
         """Accept a request; raises EngineError when it can never be served."""
@@ -182,6 +160,7 @@ class LlamaEngine:
 
     def close(self) -> None:
         """Free everything; safe to call again."""
+        self._ended = []
         if self._running is not None:
             self._running.close()
             self._running = None
@@ -217,6 +196,27 @@ class LlamaEngine:
         )
         session.warm_up(max(self._vocab.bos, self._vocab.eos, 0))
         return session
+
+    def _describe(self, load_ns: int) -> EngineInfo:
+        model, vocab = self._model, self._vocab
+        embedder = self._embedder.context if self._embedder else None
+        owners = [owner for owner in (self._session, embedder) if owner]
+        return EngineInfo(
+            engine="llama",
+            context_length=self._context_length,
+            slots=1,
+            vocab_size=vocab.size,
+            embedding_length=model.embedding_length,
+            max_embed_tokens=self._context_length,
+            weight_bytes=model.weight_bytes,
+            kv_bytes=sum(owner.kv_bytes for owner in owners),
+            compute_bytes=sum(owner.compute_bytes for owner in owners),
+            threads=model.threads,
+            bos_token=vocab.text(vocab.bos),
+            eos_token=vocab.text(vocab.eos),
+            load_ns=load_ns,
+            description=model.description,
+        )
 
     def _must_stop(self) -> bool:
         return self._running is not None and self._running.is_aborted

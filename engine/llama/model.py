@@ -68,12 +68,10 @@ class LoadedModel:
 
     @property
     def description(self) -> str:
-        """Architecture, size and type of the weights, such as "llama 1B Q8_0"."""
-        return utf8_from(lib.llama_model_desc, self.handle) or "unknown model"
-
-    def metadata(self, key: str) -> str:
-        """A scalar of the file's metadata as text; '' if absent."""
-        return utf8_from(lib.llama_model_meta_val_str, self.handle, key.encode())
+        """Architecture, size and type of the weights, and what computes them."""
+        where = "GPU" if self.spec.gpu_layers and lib.llama_supports_gpu_offload() else "CPU"
+        name = utf8_from(lib.llama_model_desc, self.handle) or "unknown model"
+        return f"{name}, {where}, {self.threads} threads"
 
     def context_length(self, wanted: int) -> int:
         """`wanted` tokens, cut to what the model was trained for."""

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.api import SamplingParams
 from engine.errors import EngineError, EngineRequestError
@@ -123,7 +124,7 @@ class _Candidates:
         self._size = vocab_size
         self.pointer = ctypes.byref(self._struct)
 
-    def fill(self, logits: "np.ndarray[tuple[int], np.dtype[np.float32]]") -> None:
+    def fill(self, logits: npt.NDArray[np.float32]) -> None:
         self._view["id"] = self._ids
         self._view["logit"] = logits
         self._view["p"] = 0

@@ -11,6 +11,7 @@ from engine.errors import EngineRequestError
 from engine.llama.native import lib
 
 _MAX_TEXT_BYTES = 2**30  # llama_tokenize counts in int32
+_FIRST_TRY = 2**20  # tokens; texts beyond it are tokenised twice instead of reserving for the worst
 
 
 class Vocab:
@@ -71,7 +72,7 @@ class Vocab:
             raise EngineRequestError(
                 f"text is {len(raw)} bytes, at most {_MAX_TEXT_BYTES} can be tokenised; shorten it"
             )
-        capacity = len(raw) // 3 + 16
+        capacity = min(len(raw), _FIRST_TRY) + 16
         for _ in range(2):
             tokens = (ctypes.c_int32 * capacity)()
             count = lib.llama_tokenize(

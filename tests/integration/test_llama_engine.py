@@ -195,6 +195,37 @@ def test_abort_from_poll_ends_a_prompt_in_the_middle(long_model):
         assert engine.stats()["kv_tokens"] == 0
 
 
+def test_abort_in_a_later_part_of_a_batch_leaves_nothing_behind(long_model):
+    """One call to llama.cpp computes 4000 tokens in parts of 512; finished parts must go too."""
+    polls = []
+
+    def poll():
+        polls.append(1)
+        if len(polls) == 20:
+            engine.abort(1)
+
+    spec = {"context_length": 4096, "batch_size": 4096}
+    with engine_for(long_model.path, poll=poll, **spec) as engine:
+        assert run(engine, long_model.prompt, max_tokens=4).finish is FinishReason.ABORT
+        assert engine.stats()["kv_tokens"] == 0
+        prompt = long_model.prompt[:50]
+        again = run(engine, prompt, max_tokens=6, ignore_eos=True)
+    assert again.tokens == plain_greedy(long_model.path, prompt, 6)
+
+
+def test_a_request_behind_an_aborted_one_gets_in(engine):
+    engine.add(GenerateRequest(id=1, prompt="the fox", sampling=GREEDY))
+    engine.step()
+    engine.abort(1)
+    engine.add(GenerateRequest(id=2, prompt="the dog", sampling=GREEDY, max_tokens=1))
+    steps = engine.step()
+    assert [(step.id, step.finish) for step in steps] == [
+        (1, FinishReason.ABORT),
+        (2, FinishReason.LENGTH),
+    ]
+    assert not engine.has_work()
+
+
 def test_what_was_computed_before_an_abort_is_reused_and_right(long_model):
     stopped = []
 
@@ -255,10 +286,12 @@ def test_with_shift_the_answer_goes_on_to_ten_contexts(model):
     with engine_for(model, context_length=32) as engine:
         outcome = run(engine, [5, 6, 7, 8], ignore_eos=True)
         assert (outcome.finish, len(outcome.tokens)) == (FinishReason.LENGTH, 320)
-        assert engine.stats()["kv_tokens"] <= 32
-        # What was computed after dropped tokens is no honest prefix: only num_keep of it counts.
-        again = run(engine, [5, 6, 7, 8, *outcome.tokens[-20:]], max_tokens=1)
-        assert again.usage.cached_tokens <= 4
+        held = engine.stats()["kv_tokens"]
+        assert 4 < held <= 32
+        # Just these tokens are in the KV, but computed after others that are gone: no prefix.
+        exactly = [5, 6, 7, 8, *outcome.tokens[-(held - 4) - 1 : -1]]
+        again = run(engine, exactly[:31], max_tokens=1)
+        assert again.usage.cached_tokens == 4
 
 
 def test_context_is_cut_to_what_the_model_was_trained_for_and_at_least_4(model):
