@@ -199,8 +199,10 @@ class Library:
 
     def _manifest_paths(self) -> Iterable[Path]:
         """Every manifest file, without those being written and a desktop's own files."""
-        found = self._manifests.glob("*/*/*/*")
-        return sorted(path for path in found if not path.name.startswith("."))
+        found = [self._manifests]
+        for _ in range(4):
+            found = [folder / name for folder in found for name in _names_in(folder)]
+        return found
 
     def _manifest_path(self, name: ModelName) -> Path:
         return self._manifests / name.path
@@ -241,7 +243,11 @@ class Library:
 
 
 def _names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    """Sorted, without hidden entries; none if `folder` is a file or was removed meanwhile."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _read_manifest(path: Path) -> bytes:

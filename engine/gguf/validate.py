@@ -23,6 +23,41 @@ _POOLINGS = range(5)
 # without attention heads by design (llm_arch_is_recurrent)
 _RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 
+# their graphs assert that keys and values have heads of one size; latent attention has not
+_EVEN_HEADS = frozenset(
+    {
+        "bert",
+        "cohere2",
+        "command-r",
+        "exaone",
+        "falcon",
+        "glm4",
+        "glm4moe",
+        "gpt2",
+        "granite",
+        "internlm2",
+        "llama",
+        "llama4",
+        "mistral3",
+        "nemotron",
+        "olmo2",
+        "phi2",
+        "phi3",
+        "qwen2",
+        "qwen2moe",
+        "qwen2vl",
+        "qwen3",
+        "qwen3moe",
+        "qwen3next",
+        "qwen3vl",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    }
+)
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+
 # padding and fill-in-the-middle ids out of range are ignored by llama.cpp, and common
 _SPECIAL_TOKENS = ("bos", "eos", "eot", "eom", "unknown", "seperator", "cls", "mask")
 _DEFAULT_BOS = {"llama": 1, "gpt2": 11, "bert": 101}
@@ -84,6 +119,10 @@ def _check_shape(header: Header) -> None:
         )
     if header.pooling_type is not None and header.pooling_type not in _POOLINGS:
         raise ModelFormatError(f"{arch}.pooling_type is {header.pooling_type}; 0 to 4 are allowed")
+    for suffix in _EPSILONS:
+        epsilon = header.metadata.get(f"{arch}.attention.{suffix}", 0.0)
+        if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
+            raise ModelFormatError(f"{arch}.attention.{suffix} is {epsilon!r}; 0 to 1 is allowed")
     if header.integer("nextn_predict_layers") > header.block_count:
         raise ModelFormatError(f"{arch}.nextn_predict_layers is larger than the block count")
 
@@ -146,6 +185,11 @@ def _check_head_sizes(header: Header) -> None:
     for what, size in sizes.items():
         if not 0 < size <= _MAX_DIMENSION:
             raise ModelFormatError(f"{what} is {size}; 1 to {_MAX_DIMENSION} are allowed")
+    if header.architecture in _EVEN_HEADS and header.key_length != header.value_length:
+        raise ModelFormatError(
+            f"key heads have {header.key_length} elements and value heads {header.value_length}; "
+            f"{header.architecture} needs them equal"
+        )
     # the rotation works on pairs, inside the head
     if header.rope_dimension_count % 2:
         raise ModelFormatError(
