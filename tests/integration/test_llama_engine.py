@@ -1,20 +1,14 @@
-"""The llama engine on a real, tiny, random model: steps, prefix cache, limits, abort."""
-
-import math
-import struct
+"""The llama engine on a real, tiny, random model: steps, prefix cache, limits of the context."""
 
 import pytest
 
-from engine.api import FinishReason, GenerateRequest, LoadSpec, SamplingParams
+from engine.api import FinishReason, GenerateRequest, SamplingParams
 from engine.errors import (
     ContextLengthError,
     EngineBusyError,
-    EngineError,
     EngineRequestError,
-    ModelFormatError,
 )
-from engine.llama.engine import load
-from tests.fakes.gguf_builder import F16, tiny_embedding_gguf, tiny_llama_gguf
+from tests.fakes.gguf_builder import tiny_llama_gguf
 from tests.fakes.llama_runs import GREEDY, engine_for, finish, plain_greedy, run
 
 END = 318  # <|im_end|> of the tiny vocabulary, its end-of-generation token
@@ -29,19 +23,6 @@ def model(tmp_path_factory):
 def engine(model):
     with engine_for(model) as engine:
         yield engine
-
-
-def test_info_describes_the_model(engine):
-    info = engine.info
-    assert (info.engine, info.slots, info.context_length) == ("llama", 1, 512)
-    assert (info.vocab_size, info.embedding_length) == (320, 64)
-    assert (info.bos_token, info.eos_token) == ("<|endoftext|>", "<|im_end|>")
-    # 2 layers, K and V, 512 tokens, 2 heads of 16, 2 bytes; llama.cpp logs hundredths of a MiB
-    assert info.kv_bytes == pytest.approx(131072, rel=0.05)
-    assert info.weight_bytes > 400_000
-    assert info.compute_bytes > 0
-    assert info.threads == 1
-    assert "llama" in info.description
 
 
 def test_greedy_equals_a_plain_loop(engine, model):
@@ -112,8 +93,6 @@ def test_control_tokens_are_not_printed(engine):
 
 def test_bytes_of_one_character_may_come_in_several_steps(engine):
     euro = "€".encode()
-    ids = [engine.tokenize(chr(b), add_special=False, parse_special=False) for b in b"abc"]
-    assert all(len(one) == 1 for one in ids)
     tokens = engine.tokenize("€", add_special=False, parse_special=False)
     assert engine.detokenize(tokens) == euro
     assert [len(engine.detokenize([token])) for token in tokens] == [1, 1, 1]
@@ -136,126 +115,6 @@ def test_one_sequence_at_a_time(engine):
         engine.add(GenerateRequest(id=2, prompt="b"))
     finish(engine)
     assert run(engine, max_tokens=1, id=3).finish is FinishReason.LENGTH
-
-
-def test_abort_between_steps(engine):
-    engine.add(GenerateRequest(id=7, prompt="the fox", sampling=GREEDY, ignore_eos=True))
-    engine.step()
-    engine.abort(99)
-    assert engine.step()[0].finish is None
-    engine.abort(7)
-    (step,) = engine.step()
-    assert (step.finish, step.usage.output_tokens) == (FinishReason.ABORT, 2)
-    assert not engine.has_work()
-
-
-def test_abort_before_the_first_step(engine):
-    engine.add(GenerateRequest(id=8, prompt="the fox"))
-    engine.abort(8)
-    outcome = finish(engine)
-    assert (outcome.finish, outcome.usage.cached_tokens) == (FinishReason.ABORT, 0)
-
-
-def test_request_behind_an_aborted_one_need_not_wait_for_a_step(engine):
-    engine.add(GenerateRequest(id=20, prompt="the fox", sampling=GREEDY, ignore_eos=True))
-    engine.step()
-    engine.abort(20)
-    engine.add(GenerateRequest(id=21, prompt="the dog", sampling=GREEDY, max_tokens=1))
-    last, first = engine.step()
-    assert (last.id, last.finish) == (20, FinishReason.ABORT)
-    assert (first.id, first.finish) == (21, FinishReason.LENGTH)
-    assert not engine.has_work()
-
-
-class LongModel:
-    """A model slow enough that its prompt is still running at the first poll."""
-
-    def __init__(self, folder):
-        self.path = tiny_llama_gguf(folder / "long.gguf", layers=8, context=4096)
-        self.prompt = [(7 * n + n // 250) % 250 for n in range(4000)]
-
-
-@pytest.fixture(scope="module")
-def long_model(tmp_path_factory):
-    return LongModel(tmp_path_factory.mktemp("long"))
-
-
-def test_abort_from_poll_ends_a_prompt_in_the_middle(long_model):
-    polls = []
-
-    def poll():
-        polls.append(engine.tokenize("the", add_special=False, parse_special=False))
-        engine.abort(1)
-
-    with engine_for(long_model.path, poll=poll, context_length=4096, batch_size=4096) as engine:
-        outcome = run(engine, long_model.prompt, max_tokens=4)
-        assert outcome.finish is FinishReason.ABORT
-        assert outcome.tokens == []
-        assert len(polls) == 1  # nothing was computed any more
-        assert engine.stats()["kv_tokens"] == 0
-
-
-def test_abort_in_a_later_part_of_a_batch_leaves_nothing_behind(long_model):
-    """One call to llama.cpp computes 4000 tokens in parts of 512; finished parts must go too."""
-    polls = []
-
-    def poll():
-        polls.append(1)
-        if len(polls) == 20:
-            engine.abort(1)
-
-    spec = {"context_length": 4096, "batch_size": 4096}
-    with engine_for(long_model.path, poll=poll, **spec) as engine:
-        assert run(engine, long_model.prompt, max_tokens=4).finish is FinishReason.ABORT
-        assert engine.stats()["kv_tokens"] == 0
-        prompt = long_model.prompt[:50]
-        again = run(engine, prompt, max_tokens=6, ignore_eos=True)
-    assert again.tokens == plain_greedy(long_model.path, prompt, 6)
-
-
-def test_a_request_behind_an_aborted_one_gets_in(engine):
-    engine.add(GenerateRequest(id=1, prompt="the fox", sampling=GREEDY))
-    engine.step()
-    engine.abort(1)
-    engine.add(GenerateRequest(id=2, prompt="the dog", sampling=GREEDY, max_tokens=1))
-    steps = engine.step()
-    assert [(step.id, step.finish) for step in steps] == [
-        (1, FinishReason.ABORT),
-        (2, FinishReason.LENGTH),
-    ]
-    assert not engine.has_work()
-
-
-def test_what_was_computed_before_an_abort_is_reused_and_right(long_model):
-    stopped = []
-
-    def poll():
-        if engine.stats()["kv_tokens"] >= 1024 and not stopped:
-            stopped.append(True)
-            engine.abort(1)
-
-    spec = {"context_length": 4096, "batch_size": 512}
-    with engine_for(long_model.path, poll=poll, **spec) as engine:
-        outcome = run(engine, long_model.prompt, max_tokens=4)
-        assert outcome.finish is FinishReason.ABORT
-        held = engine.stats()["kv_tokens"]
-        assert 1024 <= held < 4000
-        again = run(engine, long_model.prompt, max_tokens=4, ignore_eos=True)
-    assert again.usage.cached_tokens == held
-    with engine_for(long_model.path, **spec) as engine:
-        cold = run(engine, long_model.prompt, max_tokens=4, ignore_eos=True)
-    assert again.tokens == cold.tokens
-
-
-def test_an_exception_of_poll_comes_out_of_step(long_model):
-    def poll():
-        raise ConnectionError("the control plane is gone")
-
-    spec = {"context_length": 4096, "batch_size": 4096}
-    with engine_for(long_model.path, poll=poll, **spec) as engine:
-        engine.add(GenerateRequest(id=1, prompt=long_model.prompt))
-        with pytest.raises(ConnectionError):
-            engine.step()
 
 
 def test_a_prompt_that_is_too_long_is_cut_in_the_middle(model):
@@ -294,14 +153,6 @@ def test_with_shift_the_answer_goes_on_to_ten_contexts(model):
         assert again.usage.cached_tokens == 4
 
 
-def test_context_is_cut_to_what_the_model_was_trained_for_and_at_least_4(model):
-    with engine_for(model, context_length=100_000) as engine:
-        assert engine.info.context_length == 512
-    with engine_for(model, context_length=1) as engine:
-        assert engine.info.context_length == 4
-        assert run(engine, "the quick brown fox jumps", max_tokens=2).error is None
-
-
 def test_prompt_ids_are_checked(engine):
     for bad in ([320], [-1], [2**40]):
         with pytest.raises(EngineRequestError, match="allowed are 0 to 319"):
@@ -336,63 +187,6 @@ def test_stats_add_up(model):
         stats = engine.stats()
     assert (stats["requests"], stats["prompt_tokens"], stats["cached_tokens"]) == (2, 8, 3)
     assert stats["output_tokens"] == 10
-
-
-def test_close_frees_once_and_may_be_repeated(model):
-    with engine_for(model) as engine:
-        engine.add(GenerateRequest(id=1, prompt="a"))
-        engine.close()
-        engine.close()
-        assert not engine.has_work()
-
-
-@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
-def test_quantised_kv(tmp_path, kv_type):
-    path = tiny_llama_gguf(tmp_path / "wide.gguf", embd=128, heads=4, kv_heads=2)
-    with engine_for(path, kv_type=kv_type) as engine:
-        assert run(engine, max_tokens=4, ignore_eos=True).finish is FinishReason.LENGTH
-        assert engine.info.kv_bytes < 200_000  # 262144 in f16
-
-
-def test_quantised_kv_needs_flash_attention(model):
-    with pytest.raises(EngineRequestError, match="flash attention"):
-        load(LoadSpec(engine="llama", model_path=str(model), kv_type="q8_0",
-                      flash_attention=False), lambda: None)  # fmt: skip
-
-
-def test_files_that_do_not_load_say_why(tmp_path):
-    def attempt(path, **spec):
-        with pytest.raises(EngineError) as caught:
-            load(LoadSpec(engine="llama", model_path=str(path), **spec), lambda: None)
-        assert isinstance(caught.value, ModelFormatError)
-        return str(caught.value)
-
-    assert "failed to open" in attempt(tmp_path / "missing.gguf")
-    (tmp_path / "text.gguf").write_text("this is not a model " * 10)
-    assert "magic" in attempt(tmp_path / "text.gguf")
-    alien = tiny_llama_gguf(tmp_path / "alien.gguf", metadata={"general.architecture": "alien"})
-    assert "alien" in attempt(alien)
-    bert = tiny_embedding_gguf(tmp_path / "bert.gguf")
-    assert "embeddings" in attempt(bert)
-
-
-def test_load_without_mmap_and_other_weight_types(tmp_path):
-    path = tiny_llama_gguf(tmp_path / "half.gguf", ftype=F16)
-    with engine_for(path, use_mmap=False) as engine:
-        plain = run(engine, max_tokens=6, ignore_eos=True).tokens
-    with engine_for(path, use_mmap=True, flash_attention=False) as engine:
-        assert run(engine, max_tokens=6, ignore_eos=True).tokens == plain
-
-
-def test_a_model_with_broken_numbers_fails_the_request_only(tmp_path):
-    path = tiny_llama_gguf(tmp_path / "nan.gguf")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-4] + struct.pack("<f", math.nan))  # a weight of the last token's logit
-    with engine_for(path) as engine:
-        outcome = run(engine, max_tokens=3)
-        assert outcome.error is not None
-        assert "finite" in outcome.error[1]
-        assert not engine.has_work()
 
 
 def greedy_with(bias):
