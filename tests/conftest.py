@@ -1,5 +1,6 @@
 """Fixtures for all tests: what must not leak, small model files, and a real service to talk to."""
 
+import contextlib
 import json
 import os
 import re
@@ -28,16 +29,24 @@ def no_blocking_calls():
 
 
 @pytest.fixture(autouse=True)
-def no_leaked_threads():
-    """A test leaves as many threads as it found."""
-    before = set(threading.enumerate())
+def nothing_left_running():
+    """A test leaves the threads and child processes that it found."""
+    before = _running()
     yield
     deadline = time.monotonic() + 5  # a child's watcher thread ends when the child is reaped
-    leaked = set(threading.enumerate()) - before
-    while any(t.is_alive() for t in leaked) and time.monotonic() < deadline:
+    while (left := _running() - before) and time.monotonic() < deadline:
         time.sleep(0.01)
-    leaked = {t for t in leaked if t.is_alive() and not t.daemon}
-    assert not leaked, f"threads left running: {leaked}"
+    assert not left, f"left running: {left}"
+
+
+def _running():
+    """Names of threads, and ids of child processes that are not just waiting to be reaped."""
+    threads = {thread.name for thread in threading.enumerate() if not thread.daemon}
+    children = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            children |= set((task / "children").read_text().split())
+    return threads | {f"process {pid}" for pid in children}
 
 
 @pytest.fixture(scope="session")
