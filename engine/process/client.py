@@ -300,8 +300,10 @@ class _Child(asyncio.SubprocessProtocol):
 
     def kill(self) -> None:
         if self._transport is not None and not self.has_ended:
+            # Not transport.kill(): it polls first, and right after the child watcher has reaped
+            # the process that poll finds no child and takes its status for 0.
             with suppress(ProcessLookupError):
-                self._transport.kill()
+                os.kill(self.pid, signal.SIGKILL)
 
     def obituary(self) -> str:
         """One line: how the process ended and what it last said."""
