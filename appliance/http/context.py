@@ -60,6 +60,7 @@ GUARD = web.AppKey("GUARD", Guard)
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request
 FAILURE = web.RequestKey("FAILURE", Exception)  # what broke a stream that had already started
+IS_GONE = web.RequestKey("IS_GONE", bool)  # the client left or stopped reading in mid-stream
 
 
 @cache

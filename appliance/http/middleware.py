@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from appliance.errors import OverloadedError
-from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, SETTINGS, STATE
+from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
 from appliance.http.errors import Dialect, Problem, problem_of
 from appliance.http.guard import OriginKind, require_administrator
 from appliance.http.logline import write_failure, write_line
@@ -48,11 +48,12 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         with request.app[STATE].handling():
             response = await handler(request)
-        status = response.status
         failure = request.get(FAILURE)
-    except ConnectionError:
-        raise  # there is nobody to answer to; aiohttp closes what is left
+        if IS_GONE not in request:
+            status = response.status
     except Exception as error:
+        if request.transport is None or request.transport.is_closing():
+            return web.Response(status=CLIENT_GONE)  # never sent
         failure = error
         response = _answer(request, error)
         status = response.status

@@ -6,6 +6,8 @@ pieces closes their generator, which aborts the job behind it.
 """
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,7 +17,7 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
-from appliance.http.context import CHAT, FAILURE, FIELDS, SETTINGS
+from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, SETTINGS
 from appliance.http.errors import Dialect, problem_of
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
@@ -25,6 +27,9 @@ QUEUE_HEADER = "X-Hearth-Queue-Position"
 
 class ClientStalledError(ConnectionError):
     """The client stopped reading its stream for longer than write_timeout_s."""
+
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close with RST, forget what is unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ async def fold(events: AsyncGenerator[Event, None]) -> Folded:
 async def stream(
     request: web.Request, documents: AsyncGenerator[bytes, None], framing: Framing
 ) -> web.StreamResponse:
-    """Send JSON documents as they come; raises only while nothing was sent, or if the client left.
+    """Send JSON documents as they come; raises only while nothing was sent.
 
     The second of the boundaries that turn any error into an answer.
     """
@@ -119,17 +124,25 @@ async def stream(
         await response.prepare(request)
         writer = _Writer(request, response)
         try:
-            await writer.send(framing.frame(first))
-            async for document in documents:
-                await writer.send(framing.frame(document))
+            await _send_all(writer, framing, first, documents)
         except ConnectionError:
-            raise
-        except Exception as error:
-            request[FAILURE] = error
-            problem = problem_of(error, framing.dialect)
-            await writer.send(framing.frame(problem.body(framing.dialect)))
-        await writer.close(framing.end)
+            request[IS_GONE] = True  # left or stalled: there is nobody to tell
     return response
+
+
+async def _send_all(
+    writer: "_Writer", framing: Framing, first: bytes, documents: AsyncGenerator[bytes, None]
+) -> None:
+    """Everything to the honest end. Raises ConnectionError alone."""
+    try:
+        await writer.send(framing.frame(first))
+        async for document in documents:
+            await writer.send(framing.frame(document))
+    except ConnectionError:
+        raise
+    except Exception as error:
+        await writer.send(framing.frame(writer.fail(error, framing.dialect)))
+    await writer.close(framing.end)
 
 
 def _headers(request: web.Request, framing: Framing) -> dict[str, str]:
@@ -153,6 +166,11 @@ class _Writer:
         except TimeoutError as error:
             raise self._drop() from error
 
+    def fail(self, error: Exception, dialect: Dialect) -> bytes:
+        """Note for the log what broke the stream; returns the document that says so."""
+        self._request[FAILURE] = error
+        return problem_of(error, dialect).body(dialect)
+
     async def close(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(self._limit_s):
@@ -162,6 +180,9 @@ class _Writer:
 
     def _drop(self) -> ClientStalledError:
         """Close the connection at once: what is buffered will never be read."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
-        return ClientStalledError(f"the client stopped reading for {self._limit_s:.0f} s")
+        if (transport := self._request.transport) is not None:
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _RESET
+            )
+            transport.abort()
+        return ClientStalledError(f"the client stopped reading for {self._limit_s:g} s")
