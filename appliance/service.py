@@ -63,6 +63,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def _open_library(settings: Settings) -> Library:
+    """The model folder, swept and pruned; what is wrong with it is said, not fatal."""
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
         library = Library(settings.models_dir)
@@ -73,6 +74,8 @@ def _open_library(settings: Settings) -> Library:
             hint="choose one that can be written with --state or HEARTH_STATE",
         ) from error
     install_once(library, settings.state)
+    for problem in library.problems():
+        log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
     return library
 
 

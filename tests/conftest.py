@@ -138,8 +138,8 @@ def _starter(folder):
     """A function that starts services with settings of their own; all are ended afterwards."""
     started = []
 
-    def start(**settings):
-        service = _start(folder / f"state{len(started)}", **settings)
+    def start(state=None, **settings):
+        service = _start(state or folder / f"state{len(started)}", **settings)
         started.append(service)
         return service
 

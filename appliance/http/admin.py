@@ -54,7 +54,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "engine": app[SETTINGS].engine,
             "models": [status_entry(model) for model in app[MODELS].loaded()],
             "memory": {"total": memory.total, "available": memory.available},
-            "problems": [*state.problems, *(f"{p.path}: {p.reason}" for p in damaged)],
+            "problems": [f"{problem.path}: {problem.reason}" for problem in damaged],
         }
     )
 

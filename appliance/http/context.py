@@ -28,7 +28,6 @@ class ServiceState:
     ready: bool = False  # the listener is open and the library was read
     draining: bool = False  # stopping: what runs may finish, nothing new is taken
     started_at: float = field(default_factory=time.monotonic)  # time.monotonic()
-    problems: list[str] = field(default_factory=list)  # sentences for the person who looks after it
     active: int = 0  # requests that are being handled
     _finished: asyncio.Event = field(default_factory=asyncio.Event)
 

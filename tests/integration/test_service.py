@@ -212,6 +212,20 @@ def test_importing_the_service_imports_no_engine_library():
     assert done.returncode == 0, done.stderr
 
 
+def test_damaged_model_is_named_and_the_rest_is_served(start_service, tiny_gguf):
+    service = start_service()
+    service.create("good", tiny_gguf)
+    service.create("bad", tiny_gguf)
+    service.stop()
+    manifests = service.state / "models/manifests/registry.ollama.ai/library"
+    (manifests / "bad" / "latest").write_text("{")
+    again = start_service(state=service.state)
+    names = {model["name"] for model in again.call("GET", "/api/tags")[1]["models"]}
+    assert names == {"good:latest", "hearth:latest"}
+    (problem,) = again.call("GET", "/hearth/v1/status")[1]["problems"]
+    assert "bad/latest" in problem
+
+
 def test_health_pages(start_service):
     service = start_service()
     assert service.call("GET", "/healthz")[0] == 200
