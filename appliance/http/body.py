@@ -8,7 +8,6 @@ no text that is not Unicode. Knows no field of any dialect.
 import asyncio
 import json
 import math
-import re
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -23,12 +22,7 @@ BODY_TIMEOUT_S = 300.0  # for a whole JSON body
 MAX_VALUES = 1_000_000  # a list or object costs up to 60 times its two bytes when decoded
 
 _INTEGERS = range(-(2**63), 2**63)
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair: one character
-    r"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})"
-    r"|.)",
-    re.DOTALL,
-)
+_REPLACED = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 
 T = TypeVar("T")
 
@@ -72,15 +66,14 @@ def decode(data: bytes, *, max_depth: int) -> Any:
         raise RequestTooLargeError(f"the body holds more than {MAX_VALUES} values")
     try:
         text = data.decode("utf-8-sig").lstrip()
-        if "\\ud" in text or "\\uD" in text:
-            text = _ESCAPE.sub(_whole_character, text)
         value, _ = _DECODER.raw_decode(text)
     except RecursionError as error:
         raise _too_deep(max_depth) from error
     except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
         raise BadRequestError(f"the body is not valid JSON: {error}") from error
     _check(value, max_depth)
-    return value
+    has_surrogates = "\\ud" in text or "\\uD" in text
+    return _whole_characters(value) if has_surrogates else value
 
 
 async def _read(request: web.Request) -> bytes:
@@ -123,9 +116,18 @@ def _too_deep(max_depth: int) -> RequestTooLargeError:
     return RequestTooLargeError(f"the body is nested deeper than the {max_depth} levels allowed")
 
 
-def _whole_character(match: re.Match[str]) -> str:
-    """Half of a surrogate pair stands for no character; Go's decoder, too, replaces it."""
-    return "\\ufffd" if match["lone"] else match[0]
+def _whole_characters(value: Any) -> Any:
+    """`value` with U+FFFD for each half of a surrogate pair, which Go's decoder, too, puts there.
+
+    Recursive: the nesting has been checked.
+    """
+    if isinstance(value, str):
+        return value.translate(_REPLACED)
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(key): _whole_characters(item) for key, item in value.items()}
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

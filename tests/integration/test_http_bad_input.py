@@ -3,7 +3,10 @@
 Each gets one clear error of its dialect's shape, and the service stays up.
 """
 
+import gzip
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +91,18 @@ def test_oversized_bodies(start_service):
         body = with_model(path, "echo") | {"x": "x" * 2_000_000}
         assert "larger than the 1 MiB" in assert_error(post(strict, path, body), 413, path)
     assert send(strict, "GET", "/api/version").status == 200
+
+
+def test_a_compressed_bomb(start_service):
+    strict = start_service(max_body_mib=1)
+    bomb = gzip.compress(b'{"model": "' + b"x" * 200_000_000)
+    headers = [("Content-Encoding", "gzip")]
+    for path in ("/api/chat", "/v1/chat/completions"):
+        reply = send(strict, "POST", path, body=bomb, headers=headers)
+        assert_error(reply, 413, path)
+    peak = Path(f"/proc/{strict.process.pid}/status").read_text()
+    (peak_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", peak)
+    assert int(peak_kb) < 200_000
 
 
 @EVERY
