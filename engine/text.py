@@ -30,7 +30,8 @@ class TextAssembler:
             return text
         found = [(at, s) for s in self._stop if (at := text.find(s)) >= 0]
         if found:
-            at, self.stopped_by = min(found, key=lambda hit: (hit[0], -len(hit[1])))
+            # The one that is complete first, so that the cut into pieces makes no difference.
+            at, self.stopped_by = min(found, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             self._held = ""
             return text[:at]
         keep = max(_overlap(text, s) for s in self._stop)

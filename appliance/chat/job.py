@@ -127,8 +127,9 @@ class ChatService:
         if isinstance(work, Completion) and work.raw:
             return Prompt(work.prompt, await _with_context(work, work.prompt, client, measure))
         header = stored.header()
-        own = work.template if isinstance(work, Completion) else None
-        go_template = own or await asyncio.to_thread(getattr, stored, "template")
+        go_template = work.template if isinstance(work, Completion) else None
+        if not go_template:
+            go_template = await asyncio.to_thread(lambda: stored.template)
         jinja = choose_template(go_template, str(header.chat_template or ""), stored.name.short)
         template = Template(jinja, info.bos_token, info.eos_token)
         if isinstance(work, Completion):

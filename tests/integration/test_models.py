@@ -28,9 +28,7 @@ def stored(tmp_path, tiny_gguf):
 
 @pytest.fixture
 def settings(tmp_path):
-    return load_settings(
-        {"engine": "echo", "state": str(tmp_path), "memory_reserve_mib": "0"}, {}
-    )
+    return load_settings({"engine": "echo", "state": str(tmp_path), "memory_reserve_mib": "0"}, {})
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -78,9 +79,7 @@ async def test_client_that_leaves_frees_the_slot(start_service, tiny_gguf):
     service = start_service()
     service.create("a", tiny_gguf)
     async with aiohttp.ClientSession() as session:
-        async with session.post(
-            f"{service.url}/api/generate", json=ask("a", FOREVER)
-        ) as answer:
+        async with session.post(f"{service.url}/api/generate", json=ask("a", FOREVER)) as answer:
             await answer.content.readline()
         await until(lambda: running(service) == {"a": 0})
 
@@ -134,8 +133,9 @@ def exists(pid):
 
 
 def is_zombie(pid):
-    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] == "Z"
+    with contextlib.suppress(FileNotFoundError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "Z"
     return True
 
 

@@ -1,6 +1,7 @@
 """engine/process/frames.py: what is encoded comes back, in any cut; nonsense is refused."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -27,15 +28,13 @@ def test_request_survives_the_wire():
 
 @given(st.lists(st.integers(0, 200), max_size=8))
 def test_frames_come_out_whole_in_any_cut(places):
-    steps = [
-        frames.Steps([SequenceStep(id=i, token_ids=[i], data=bytes([i]))]) for i in range(3)
-    ]
+    steps = [frames.Steps([SequenceStep(id=i, token_ids=[i], data=bytes([i]))]) for i in range(3)]
     steps.append(frames.Steps([SequenceStep(id=9, finish=FinishReason.STOP)]))
     data = b"".join(map(frames.encode, steps))
     bounds = [0, *sorted(p % len(data) for p in places), len(data)]
     buffer = frames.FrameBuffer()
     seen = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         buffer.feed(data[start:end])
         while (payload := buffer.take()) is not None:
             seen.append(frames.decode_from_worker(payload))

@@ -122,7 +122,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"join": _join, "replace": _replace, "sum": _sum}
         self.filters["tojson"] = _to_json
         self.filters = {name: _charged(function) for name, function in self.filters.items()}
-        self.filters |= {"hearth_step": _step, "hearth_charge": _charge, "hearth_concat": _concat}
+        self.filters["hearth_step"] = _step
+        self.filters["hearth_charge"] = _charge
+        self.filters["hearth_concat"] = _concat
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
