@@ -1,11 +1,14 @@
 """Embeddings of the llama engine: an encoder and a causal model, every pooling, limits."""
 
+import math
+import struct
+
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp as lib
 
 from engine.api import GenerateRequest, Pooling
-from engine.errors import ContextLengthError, EngineRequestError
+from engine.errors import ContextLengthError, EngineError, EngineRequestError
 from tests.fakes.gguf_builder import tiny_embedding_gguf, tiny_llama_gguf
 from tests.fakes.llama_runs import GREEDY, engine_for, run
 
@@ -105,6 +108,17 @@ def test_long_inputs_are_cut_or_refused(bert, causal):
             engine.embed(["a", long], pooling=Pooling.MODEL, truncate=False)
     with engine_for(causal, embedding=True, context_length=300) as engine:
         assert engine.embed([long], pooling=Pooling.MEAN, truncate=True)[1] == 300
+
+
+def test_numbers_that_are_not_finite_are_an_error(tmp_path):
+    path = tiny_embedding_gguf(tmp_path / "nan.gguf")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + struct.pack("<f", math.nan))  # a bias of the last norm
+    with (
+        engine_for(path, embedding=True) as engine,
+        pytest.raises(EngineError, match="not finite"),
+    ):
+        engine.embed(["the dog"], pooling=Pooling.MODEL, truncate=True)
 
 
 def test_token_ids_are_checked(bert):

@@ -172,6 +172,11 @@ def test_tokenize_long_and_strange_texts(engine):
     assert engine.detokenize(tokens) == text.encode("utf-8", "replace")
 
 
+def test_a_text_of_more_than_a_million_tokens(engine):
+    text = "1 2 " * 270_000
+    assert len(engine.tokenize(text, add_special=False, parse_special=False)) > 2**20 + 16
+
+
 def test_special_tokens_are_parsed_on_request_only(engine):
     parsed = engine.tokenize("<|im_end|>", add_special=False, parse_special=True)
     plain = engine.tokenize("<|im_end|>", add_special=False, parse_special=False)

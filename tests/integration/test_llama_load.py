@@ -86,6 +86,12 @@ def test_files_that_do_not_load_say_why(tmp_path):
     assert "embeddings" in attempt(bert)
 
 
+def test_a_large_vocabulary_costs_the_logits_of_one_token_only(tmp_path):
+    path = tiny_llama_gguf(tmp_path / "words.gguf", vocab=8000)
+    with engine_for(path) as engine:
+        assert engine.info.compute_bytes < 4_000_000  # of all 512 tokens of a batch: 16 MB
+
+
 def test_load_without_mmap_and_other_weight_types(tmp_path):
     path = tiny_llama_gguf(tmp_path / "half.gguf", ftype=F16)
     with engine_for(path, use_mmap=False) as engine:

@@ -100,6 +100,14 @@ def test_min_p_keeps_what_is_near_the_best(engine, first_logits):
     assert len(seen) > 1
 
 
+def test_temperature_sharpens_and_flattens(engine, first_logits):
+    best = int(first_logits.argmax())
+    cold = firsts(engine, 60, top_k=0, top_p=1.0, temperature=0.01)
+    hot = firsts(engine, 60, top_k=0, top_p=1.0, temperature=100.0)
+    assert set(cold) == {best}
+    assert len(set(hot)) > 40  # nearly uniform over 320
+
+
 def test_typical_p_changes_the_choice(engine):
     wide = firsts(engine, 60, top_k=0, top_p=1.0, temperature=1.0)
     typical = firsts(engine, 60, top_k=0, top_p=1.0, temperature=1.0, typical_p=0.1)
@@ -135,8 +143,8 @@ def test_repeat_penalty_looks_on_the_prompt_and_the_output(engine, first_logits)
         first(with_it, repeat_last_n=0)
         == run(engine, with_it, max_tokens=1, ignore_eos=True, sampling=GREEDY).tokens[0]
     )
-    output = sampled(engine, 40, temperature=0, repeat_penalty=50.0, repeat_last_n=-1)
-    assert len(set(output)) == 40
+    output = sampled(engine, 100, temperature=0, repeat_penalty=50.0, repeat_last_n=-1)
+    assert len(set(output)) == 100
     assert not set(output) & set(PROMPT)
 
 
