@@ -6,6 +6,7 @@ fields of abilities that this release lacks are refused by name (`refused_abilit
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time_ns
 from typing import Any
 
@@ -261,8 +262,12 @@ def logprobs_of(found: Sequence[TokenLogprob], top: int) -> list[dict[str, Any]]
 
 def timestamp(at_ns: int) -> str:
     """RFC 3339 in UTC with nanoseconds."""
-    whole = datetime.fromtimestamp(at_ns // 1_000_000_000, UTC)
-    return f"{whole:%Y-%m-%dT%H:%M:%S}.{at_ns % 1_000_000_000:09d}Z"
+    return f"{_second(at_ns // 1_000_000_000)}.{at_ns % 1_000_000_000:09d}Z"
+
+
+@lru_cache(maxsize=8)  # every piece of every stream carries a time
+def _second(at_s: int) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _set(extra: Mapping[str, Any]) -> dict[str, Any]:

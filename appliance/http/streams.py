@@ -24,12 +24,13 @@ from engine.api import TokenLogprob
 
 QUEUE_HEADER = "X-Hearth-Queue-Position"
 
+# As long as so little is unsent, asyncio's transport (low-water mark 16 KiB) makes no writer wait.
+_FREE_BYTES = 16 * 1024
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close with RST, forget what is unsent
+
 
 class ClientStalledError(ConnectionError):
     """The client stopped reading its stream for longer than write_timeout_s."""
-
-
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close with RST, forget what is unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,10 @@ class _Writer:
         self._limit_s = request.app[SETTINGS].write_timeout_s
 
     async def send(self, data: bytes) -> None:
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size() + len(data) < _FREE_BYTES:
+            await self._response.write(data)
+            return
         try:
             async with asyncio.timeout(self._limit_s):
                 await self._response.write(data)
@@ -180,6 +185,7 @@ class _Writer:
 
     def _drop(self) -> ClientStalledError:
         """Close the connection at once: what is buffered will never be read."""
+        self._request[FIELDS]["error"] = "client_stalled"
         if (transport := self._request.transport) is not None:
             transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, _RESET

@@ -155,6 +155,7 @@ def test_a_client_that_stops_reading_is_dropped(start_service, tiny_gguf, path):
     with connection, pytest.raises(ConnectionResetError):
         read_all(connection)
     wait_for(lambda: f"path={path} status=499" in service.log)
+    assert "error=client_stalled" in service.log
     assert "Traceback" not in service.log
 
 
