@@ -22,7 +22,7 @@ check:
 
 bench:
 	@tools/setup dev
-	@.venv/bin/python -m tests.bench $(ARGS)
+	@.venv/bin/python tests/bench $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 READY_POLL_S = 0.005
+BUSY_LOAD = 0.25  # running processes per core from which on decode threads wait for others
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -120,8 +122,10 @@ def server(
 ) -> Iterator[Service]:
     """Run `command` until the block ends; the path `ready` answers 200 before it begins.
 
-    Its output goes to a file that is shown only when it does not become ready.
+    Its output goes to a file that is shown only when it does not become ready. SIGTERM ends the
+    benchmark like Ctrl+C, so that no server outlives it.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryFile("w+") as log:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -276,6 +280,8 @@ def report(
     print(f"\n## {benchmark}\n")
     for key, value in conditions.items():
         print(f"{key}: {value}")
+    if conditions["load_before"][0] > conditions["cores"] * BUSY_LOAD:
+        print("The machine was busy before the run: repeat it when it is quiet.")
     print()
     print_table(headers, rows)
     RESULTS.mkdir(exist_ok=True)
