@@ -57,7 +57,8 @@ def _print_version(context: click.Context, _option: click.Parameter, asked: bool
 
     mine = metadata.version("hearth")
     try:
-        theirs = Client(find_address(None, os.environ)).get("/api/version").get("version")
+        answer = Client(find_address(None, os.environ)).get("/api/version")
+        theirs = answer.get("hearth", answer.get("version"))
     except ClientError:
         click.echo(f"hearth version is {mine}")
         click.echo("Warning: could not connect to a running hearth", err=True)

@@ -14,6 +14,10 @@ from appliance.http.errors import NotYetError
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
 
+# Clients compare this with the Ollama release that brought what they need (VS Code asks for 0.6.4);
+# logprobs, the newest part that our dialect has, came with this one.
+OLLAMA_API_LEVEL = "0.12.11"
+
 
 async def root(_request: web.Request) -> web.StreamResponse:
     """GET, HEAD /: the heartbeat of Ollama's clients."""
@@ -21,8 +25,8 @@ async def root(_request: web.Request) -> web.StreamResponse:
 
 
 async def api_version(_request: web.Request) -> web.StreamResponse:
-    """GET /api/version."""
-    return json_response({"version": version()})
+    """GET /api/version (Ollama API): the level of Ollama's API, and beside it our own release."""
+    return json_response({"version": OLLAMA_API_LEVEL, "hearth": version()})
 
 
 async def api_status(_request: web.Request) -> web.StreamResponse:

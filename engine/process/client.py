@@ -307,7 +307,7 @@ class _Child(asyncio.SubprocessProtocol):
 
     def obituary(self) -> str:
         """One line: how the process ended and what it last said."""
-        code = self._exit_status()
+        code = self._transport.get_returncode() if self._transport else None
         if code is not None and code < 0:
             how = f"was killed by {_signal_name(-code)}"
         else:
@@ -315,17 +315,6 @@ class _Child(asyncio.SubprocessProtocol):
         last = bytes(self._stderr).decode(errors="replace").strip().splitlines()[-3:]
         said = f"; it said: {' | '.join(line.strip() for line in last)}" if last else ""
         return f"the model's worker process {how}{said}"
-
-    def _exit_status(self) -> int | None:
-        """As subprocess has it: negative for a signal.
-
-        `kill` polls the process and may reap it before asyncio's watcher does, which then only
-        knows 255; the Popen object knows better.
-        """
-        if self._transport is None:
-            return None
-        reaped: int | None = self._transport.get_extra_info("subprocess").returncode
-        return self._transport.get_returncode() if reaped is None else reaped
 
 
 def _signal_name(number: int) -> str:

@@ -252,7 +252,7 @@ def test_status_fits_one_screen(hearth, service, model):
 
 
 def test_version_is_the_services(hearth, service):
-    version = service.call("GET", "/api/version")[1]["version"]
+    version = service.call("GET", "/api/version")[1]["hearth"]
     assert f"hearth version is {version}\n" in hearth("--version").stdout
 
 
