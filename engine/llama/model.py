@@ -11,6 +11,7 @@ from typing import Any
 from engine.api import LoadSpec
 from engine.errors import DeviceMemoryError, EngineError, EngineRequestError, ModelFormatError
 from engine.llama.native import NativeLog, lib, start, utf8_from
+from engine.llama.threads import useful_threads
 from engine.llama.vocab import Vocab
 
 MIN_CONTEXT = 4  # Ollama's floor for num_ctx
@@ -39,14 +40,19 @@ class LoadedModel:
     """Weights, adapters and vocabulary of one file. Contexts must be freed before it."""
 
     def __init__(self, spec: LoadSpec, threads: int) -> None:
+        """`threads` is what the board offers; a small model takes fewer unless the spec says."""
         self.spec = spec
-        self.threads = threads
         self.log = start()
         self.handle = _load_weights(spec, self.log)
         try:
             self.vocab = Vocab(self.handle)
             if not self.vocab.has_tokenizer:
                 raise ModelFormatError("the model file has no tokenizer; convert it with one")
+            self.threads, self.prefill_threads = (
+                (threads, threads)
+                if spec.threads > 0
+                else useful_threads(threads, self.weight_bytes)
+            )
             self.trained_context = int(lib.llama_model_n_ctx_train(self.handle))
             self.is_recurrent = bool(
                 lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle)
@@ -82,7 +88,8 @@ class LoadedModel:
         """A new context with the adapters applied; `settings` override fields of its parameters."""
         self.log.clear()
         params = lib.llama_context_default_params()
-        params.n_threads = params.n_threads_batch = self.threads
+        params.n_threads = self.threads
+        params.n_threads_batch = self.prefill_threads
         params.no_perf = True
         params.offload_kqv = True
         params.type_k = params.type_v = _KV_TYPES[self.spec.kv_type]

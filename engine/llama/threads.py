@@ -13,6 +13,10 @@ MAX_THREADS = 512  # GGML_MAX_N_THREADS
 # A core slower than this share of the fastest holds the others up more than it carries.
 _MIN_CAPACITY_SHARE = 0.65  # of cpu_capacity: measured speed, from the device tree
 _MIN_CLOCK_SHARE = 0.8  # of the highest clock: says less, since small cores do less per cycle
+# Threads meet after every operation. A model so small that a core reads its share of the weights
+# in the time of those meetings is faster on fewer cores, many times so when others want them too.
+_DECODE_BYTES = 16 * 2**20  # weights per thread that are worth one, for a single token
+_PREFILL_BYTES = 4 * 2**20  # the same for a batch of tokens, which does more with each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,14 @@ def choose_threads(board: Board, wanted: int = 0) -> int:
     if board.quota is not None:
         threads = min(threads, int(board.quota))  # down: a throttled thread stops the whole team
     return max(1, min(threads, MAX_THREADS))
+
+
+def useful_threads(threads: int, weight_bytes: int) -> tuple[int, int]:
+    """How many of `threads` a model of this size can use: (to decode, to prefill)."""
+    return (
+        min(threads, max(1, weight_bytes // _DECODE_BYTES)),
+        min(threads, max(1, weight_bytes // _PREFILL_BYTES)),
+    )
 
 
 def board_threads(wanted: int) -> int:

@@ -1,6 +1,7 @@
 """Opening models in the llama engine: settings, what it says of itself, files that do not load."""
 
 import math
+import os
 import struct
 
 import pytest
@@ -84,6 +85,13 @@ def test_files_that_do_not_load_say_why(tmp_path):
     assert "alien" in attempt(alien)
     bert = tiny_embedding_gguf(tmp_path / "bert.gguf")
     assert "embeddings" in attempt(bert)
+
+
+def test_threads_fit_the_model_unless_they_are_given(model):
+    with engine_for(model, threads=0) as engine:
+        assert engine.info.threads == 1
+    with engine_for(model, threads=2) as engine:
+        assert engine.info.threads == min(2, len(os.sched_getaffinity(0)))
 
 
 def test_a_large_vocabulary_costs_the_logits_of_one_token_only(tmp_path):

@@ -1,6 +1,6 @@
 """Threads per board: a pure function over descriptions, and the reader over a pretended /sys."""
 
-from engine.llama.threads import Board, Cpu, choose_threads, read_board
+from engine.llama.threads import Board, Cpu, choose_threads, read_board, useful_threads
 
 
 def cores(count, *, first=0, capacity=0, khz=0, efficient=False):
@@ -66,6 +66,13 @@ def test_a_wish_is_honoured_up_to_the_processors_there_are():
     assert choose_threads(Board(smt(4)), wanted=6) == 6
     assert choose_threads(Board(smt(4)), wanted=1000) == 8
     assert choose_threads(Board(()), wanted=1000) == 1
+
+
+def test_a_small_model_does_not_split_over_many_cores():
+    assert useful_threads(4, 500_000) == (1, 1)
+    assert useful_threads(4, 20 * 2**20) == (1, 4)
+    assert useful_threads(4, 90 * 2**20) == (4, 4)
+    assert useful_threads(2, 400 * 2**20) == (2, 2)
 
 
 def write(root, files):
