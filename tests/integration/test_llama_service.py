@@ -8,6 +8,8 @@ import signal
 import aiohttp
 import pytest
 
+from tests.fakes.gguf_builder import tiny_llama_gguf
+
 
 @pytest.fixture(scope="module")
 def served(module_service, tiny_gguf):
@@ -118,22 +120,29 @@ def test_json_schema_holds_the_answer(served):
         assert value["kind"] in {"a", "b"}
 
 
-def test_client_that_leaves_in_the_middle_of_the_prompt_frees_the_engine(module_service, tiny_gguf):
-    service = module_service(engine="llama", context_length=512)
-    service.create("tiny", tiny_gguf, parameters={"temperature": 0, "num_predict": 8})
-    generate(service, "load")
+async def test_client_that_leaves_frees_the_engine(start_service, tmp_path):
+    """Long before the prompt and the answer it asked for would be done."""
+    path = await asyncio.to_thread(tiny_llama_gguf, tmp_path / "long.gguf", layers=8, context=4096)
+    service = await asyncio.to_thread(start_service, engine="llama", context_length=4096)
+    await asyncio.to_thread(service.create, "tiny", path, parameters={"temperature": 0})
 
-    async def leave():
-        timeout = aiohttp.ClientTimeout(total=0.02)
-        body = {"model": "tiny", "prompt": "word " * 400, "raw": True}
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            with pytest.raises(asyncio.TimeoutError):
-                async with session.post(f"{service.url}/api/generate", json=body) as answer:
-                    await answer.read()
+    def running():
+        return [m["running"] for m in service.call("GET", "/hearth/v1/status")[1]["models"]]
 
-    for _ in range(5):
-        asyncio.run(leave())
-        assert generate(service, "fine")["eval_count"] > 0
+    async def until(state):
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(running) != state:
+                await asyncio.sleep(0.005)
+
+    body = {"model": "tiny", "prompt": "word " * 3000, "raw": True, "stream": False}
+    async with aiohttp.ClientSession() as session:
+        for _ in range(3):
+            request = asyncio.create_task(session.post(f"{service.url}/api/generate", json=body))
+            await until([1])
+            request.cancel()
+            await until([0])
+    answer = await asyncio.to_thread(generate, service, "fine", options={"num_predict": 4})
+    assert answer["eval_count"] > 0
 
 
 def test_killed_worker_is_replaced_by_the_next_request(served):
@@ -152,8 +161,8 @@ def test_vectors_have_length_one_and_dimensions_are_cut(served):
         assert sum(x * x for x in vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_model_that_cannot_fit_is_refused_with_the_arithmetic(module_service, tiny_gguf):
-    service = module_service(engine="llama", memory_reserve_mib=2**20)
+def test_model_that_cannot_fit_is_refused_with_the_arithmetic(start_service, tiny_gguf):
+    service = start_service(engine="llama", memory_reserve_mib=2**20)
     service.create("tiny", tiny_gguf)
     body = {"model": "tiny", "prompt": "x", "stream": False}
     status, refused = service.call("POST", "/api/generate", body)
