@@ -6,13 +6,14 @@ The one owner of workers. Knows nothing of prompts, dialects or what is generate
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from appliance.config import Settings
+from appliance.errors import OverloadedError
 from appliance.hardware import read_memory
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
@@ -52,6 +53,8 @@ class Models:
         self._residents: dict[ModelName, Resident] = {}
         self._admission = asyncio.Lock()  # one decision about memory, and its load, at a time
         self._changed = asyncio.Event()
+        self._leaving: set[EngineClient] = set()  # told to stop; their memory is not free yet
+        self._is_closed = False
 
     @asynccontextmanager
     async def lease(
@@ -64,8 +67,8 @@ class Models:
     ) -> AsyncGenerator[Lease, None]:
         """Hold a slot of the loaded model; it stays loaded for `keep_alive` seconds afterwards.
 
-        Raises OverloadedError (queue full, or no room beside busy models), MemoryFitError (never
-        fits) and EngineError (cannot be loaded).
+        Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
+        (never fits) and EngineError (cannot be loaded).
         """
         header = await asyncio.to_thread(stored.header)
         spec = load_spec(stored, header, options, self._settings)
@@ -99,10 +102,10 @@ class Models:
     async def unload(self, name: ModelName) -> None:
         """Free the model's memory: at once if idle, else when its running requests have ended."""
         resident = self._residents.get(name)
-        if resident is None or resident.client is None:
+        if resident is None:
             return
         if resident.is_evictable:
-            await self._evict(resident, "asked to")
+            await self._evict([resident], "asked to")
         else:
             resident.leave_when_idle()
 
@@ -112,8 +115,9 @@ class Models:
             self._changed.clear()
             now = time.monotonic()
             due = [r for r in self._residents.values() if r.is_evictable and r.expires_at <= now]
-            for resident in due:
-                await self._evict(resident, "keep-alive passed")
+            if due:
+                await self._evict(due, "keep-alive passed")
+                continue
             waits = [
                 r.expires_at - now
                 for r in self._residents.values()
@@ -126,18 +130,23 @@ class Models:
                 continue
 
     async def close(self) -> None:
-        """End all workers, also busy ones: their requests fail with one error."""
+        """End all workers, also busy ones: their requests fail with one error, later ones too."""
+        self._is_closed = True
         clients = [client for r in self._residents.values() if (client := r.detach())]
         await asyncio.gather(*(client.close("the service is stopping") for client in clients))
 
     async def _load(self, resident: Resident, spec: LoadSpec, need: Need) -> EngineClient:
         async with self._admission:
+            self._refuse_when_closed()
             await self._make_room(resident.name, need)
             try:
                 client = await EngineClient.start(spec, timeout_s=self._settings.load_timeout_s)
             except EngineError as error:
                 log.warning("load failed model=%s error=%s", resident.name.short, error)
                 raise
+        if self._is_closed:
+            await client.close()
+            self._refuse_when_closed()
         info = client.info
         resident.need_bytes = need.total_bytes
         log.info(
@@ -147,7 +156,12 @@ class Models:
         )
         return client
 
+    def _refuse_when_closed(self) -> None:
+        if self._is_closed:
+            raise OverloadedError("the service is stopping, please try again")
+
     async def _make_room(self, name: ModelName, need: Need) -> None:
+        await asyncio.gather(*(client.wait_ended() for client in self._leaving))
         memory = await asyncio.to_thread(read_memory)
         others = {
             r.name.short: r
@@ -160,13 +174,21 @@ class Models:
         ]
         reserve = self._settings.memory_reserve_mib * MIB
         limit = self._settings.max_loaded_models
-        for leaving in make_room(name.short, need, memory, reserve, occupants, limit):
-            await self._evict(others[leaving], f"making room for {name.short}")
+        leaving = make_room(name.short, need, memory, reserve, occupants, limit)
+        await self._evict([others[short] for short in leaving], f"making room for {name.short}")
 
-    async def _evict(self, resident: Resident, why: str) -> None:
-        if (client := resident.detach()) is not None:
-            log.info("unloading model=%s why=%r", resident.name.short, why)
-            await client.close()
+    async def _evict(self, residents: Sequence[Resident], why: str) -> None:
+        """Unload idle models. All are detached first: none can be leased while another one ends."""
+        clients = set()
+        for resident in residents:
+            if (client := resident.detach()) is not None:
+                log.info("unloading model=%s why=%r", resident.name.short, why)
+                clients.add(client)
+        self._leaving |= clients
+        try:
+            await asyncio.gather(*(client.close() for client in clients))
+        finally:
+            self._leaving -= clients
 
     def _describe(
         self, resident: Resident, client: EngineClient, stored: StoredModel

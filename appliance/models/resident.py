@@ -14,7 +14,7 @@ from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.queue import FairQueue
 from engine.api import LoadSpec
-from engine.errors import EngineCrashedError
+from engine.errors import EngineError
 from engine.process.client import EngineClient
 
 Loader = Callable[[], Awaitable[EngineClient]]
@@ -103,6 +103,7 @@ class Resident:
     def leave_when_idle(self) -> None:
         """Let the worker go as soon as its running requests have ended."""
         self._is_leaving = True
+        self.expires_at = time.monotonic()  # also if who is about to use it never does
 
     async def _answers(self) -> bool:
         """Whether the worker lives. An idle one is asked: its death may not have reached us yet."""
@@ -112,7 +113,7 @@ class Resident:
             return True
         try:
             await self.client.stats()
-        except EngineCrashedError:
+        except EngineError:
             return False
         return True
 

@@ -77,7 +77,7 @@ class EngineClient:
                 await client._ready
         except TimeoutError:
             client.kill()
-            await client._ended
+            await client.wait_ended()
             raise EngineCrashedError(
                 f"the model was not loaded within {timeout_s:.0f} s; raise load_timeout_s or use a"
                 " smaller model"
@@ -169,7 +169,10 @@ class EngineClient:
         return dict(await self._call(number, frames.GetStats(number)))
 
     async def close(self, why: str = "the model was unloaded") -> None:
-        """End the worker: ask, wait STOP_GRACE_S, then kill. Its requests fail with `why`."""
+        """End the worker: ask, wait STOP_GRACE_S, then kill. Its requests fail with `why`.
+
+        Who is cancelled here kills it at once: nobody else would.
+        """
         self._fatal = self._fatal or EngineCrashedError(why)
         if self.is_alive:
             self._send(frames.Stop())
@@ -179,6 +182,9 @@ class EngineClient:
         except TimeoutError:
             self.kill()
             await self.wait_ended()
+        except asyncio.CancelledError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End the worker at once; its requests get EngineCrashedError."""

@@ -1,6 +1,8 @@
 """appliance/models: leases on real worker processes with the echo engine."""
 
 import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -41,6 +43,11 @@ async def running(settings):
         expiry.cancel()
         await asyncio.gather(expiry, return_exceptions=True)
         await models.close()
+
+
+async def use(models, stored):
+    async with models.lease(stored, {}):
+        pass
 
 
 def names(models):
@@ -130,9 +137,62 @@ async def test_full_queue_is_refused(settings, stored):
         async with models.lease(stored["a"], {}) as lease:
             slots = lease.client.info.slots
             holders = [asyncio.create_task(hold()) for _ in range(slots)]
-            for _ in range(20):
+            while not models.loaded()[0].waiting:
                 await asyncio.sleep(0)
             with pytest.raises(OverloadedError, match="maximum pending"):
                 await hold()
         done.set()
         await asyncio.gather(*holders)
+
+
+async def test_model_leased_while_another_leaves_keeps_its_worker(settings, stored):
+    async with running(settings) as models:
+        async with (
+            models.lease(stored["a"], {}, keep_alive=0) as first,
+            models.lease(stored["b"], {}, keep_alive=0),
+        ):
+            pass  # both are due at the same moment
+        while "a:latest" in names(models):
+            await asyncio.sleep(0)
+        async with models.lease(stored["b"], {}) as lease:
+            await first.client.wait_ended()
+            request = GenerateRequest(id=0, prompt="still here")
+            steps = [step async for step in lease.client.generate(request)]
+            assert b"".join(step.data for step in steps) == b"still here"
+
+
+async def test_memory_of_a_leaving_worker_is_awaited_before_the_next_load(settings, stored):
+    async with running(settings) as models:
+        async with models.lease(stored["a"], {}, keep_alive=0) as first:
+            os.kill(first.client.pid, signal.SIGSTOP)  # it leaves late, as large models do
+            asyncio.get_running_loop().call_later(1, os.kill, first.client.pid, signal.SIGCONT)
+        while names(models):
+            await asyncio.sleep(0)
+        async with models.lease(stored["b"], {}):
+            assert not first.client.is_alive
+
+
+async def test_unload_holds_when_the_next_user_leaves_before_its_turn(settings, stored):
+    async with running(settings) as models:
+        async with models.lease(stored["a"], {}) as first:
+            pass
+        os.kill(first.client.pid, signal.SIGSTOP)  # it does not say whether it lives
+        user = asyncio.create_task(use(models, stored["a"]))
+        while not models.loaded()[0].running:
+            await asyncio.sleep(0)
+        await models.unload(stored["a"].name)
+        user.cancel()
+        await asyncio.gather(user, return_exceptions=True)
+        os.kill(first.client.pid, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            await first.client.wait_ended()
+
+
+async def test_closed_models_load_nothing_more(settings, stored):
+    models = Models(settings)
+    async with models.lease(stored["a"], {}):
+        pass
+    await models.close()
+    with pytest.raises(OverloadedError, match="stopping"):
+        async with models.lease(stored["a"], {}):
+            pass

@@ -42,6 +42,17 @@ async def test_answer_comes_in_steps_and_ends_with_usage():
     assert steps[-1].usage.output_tokens == 3
 
 
+async def test_whoever_is_cancelled_while_closing_leaves_no_worker():
+    async with echo() as client:
+        os.kill(client.pid, signal.SIGSTOP)  # it does not hear that it should stop
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        async with asyncio.timeout(4):  # less than the grace of a second `close`
+            await client.wait_ended()
+        assert closing.cancelled()
+
+
 async def test_tokens_and_vectors():
     async with echo() as client:
         tokens = (await client.tokenize(["a b"]))[0]
