@@ -46,7 +46,11 @@ async def _serve(settings: Settings) -> None:
     app = build_app(settings, library, models, ChatService(library, models), state)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=CLOSE_TIMEOUT_S,
+            auto_decompress=False,  # body.py: compressed bodies are refused
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -8,6 +8,7 @@ import asyncio
 from aiohttp import web
 
 from appliance.errors import NotFoundError, RequestTooLargeError
+from appliance.http.body import refuse_compressed
 from appliance.http.context import LIBRARY, SETTINGS
 from appliance.http.errors import BodyTimeoutError
 from appliance.http.middleware import administrative
@@ -32,6 +33,7 @@ async def probe(request: web.Request) -> web.StreamResponse:
 async def upload(request: web.Request) -> web.StreamResponse:
     """POST /api/blobs/{digest}: 201 when stored, 200 when it was here already."""
     digest = Digest.parse(request.match_info["digest"])
+    refuse_compressed(request)
     blobs = request.app[LIBRARY].blobs
     if await asyncio.to_thread(blobs.has, digest):
         return web.Response()

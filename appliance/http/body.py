@@ -76,7 +76,17 @@ def decode(data: bytes, *, max_depth: int) -> Any:
     return _whole_characters(value) if has_surrogates else value
 
 
+def refuse_compressed(request: web.Request) -> None:
+    """Raise BadRequestError for a compressed body, which is how bombs travel."""
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise BadRequestError(
+            f"the body has Content-Encoding {encoding[:40]!r}; send it uncompressed"
+        )
+
+
 async def _read(request: web.Request) -> bytes:
+    refuse_compressed(request)
     limit = request.app[SETTINGS].max_body_mib * MIB
     too_large = RequestTooLargeError(
         f"the body is larger than the {limit // MIB} MiB allowed", hint="see max_body_mib"

@@ -99,10 +99,18 @@ def test_a_compressed_bomb(start_service):
     headers = [("Content-Encoding", "gzip")]
     for path in ("/api/chat", "/v1/chat/completions"):
         reply = send(strict, "POST", path, body=bomb, headers=headers)
-        assert_error(reply, 413, path)
+        assert "uncompressed" in assert_error(reply, 400, path)
     peak = Path(f"/proc/{strict.process.pid}/status").read_text()
     (peak_kb,) = re.findall(r"VmHWM:\s+(\d+) kB", peak)
     assert int(peak_kb) < 200_000
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "nonsense"])
+@pytest.mark.parametrize("path", ["/api/generate", f"/api/blobs/sha256:{'0' * 64}"])
+def test_compressed_body_that_is_broken(service, path, encoding):
+    """`still_up` looks for tracebacks in the log."""
+    reply = send(service, "POST", path, body=b"hello", headers=[("Content-Encoding", encoding)])
+    assert encoding in assert_error(reply, 400, path)
 
 
 @EVERY
