@@ -99,7 +99,8 @@ class Guard:
     def check_host(self, values: Sequence[str], local: Address | None) -> str:
         """The Host header, lower case, if it names this box; `local` is the connection's own end.
 
-        An IP literal passes when it is loopback or `local`; names pass when they are ours.
+        An IP literal passes when it is loopback or `local`, and 0.0.0.0, which some clients send
+        as it is when OLLAMA_HOST says so, on a loopback connection; names pass when they are ours.
         """
         if len(values) != 1:
             raise BadRequestError(
@@ -113,6 +114,8 @@ class Guard:
             if literal is None and match["name"] and host in self.names:
                 return text
             if literal is not None and (literal.is_loopback or literal == local):
+                return text
+            if literal is not None and literal.is_unspecified and local and local.is_loopback:
                 return text
         raise ForbiddenError(
             f"the Host header {values[0][:100]!r} is not one of this box's names",

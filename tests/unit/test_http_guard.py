@@ -38,6 +38,14 @@ def test_our_names_and_addresses_pass(host):
     assert admit(host=host).address == "192.168.1.7"
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0:11434", "[::]:11434"])
+def test_any_address_stands_for_loopback_on_a_loopback_connection(host):
+    """ollama-python connects to OLLAMA_HOST=0.0.0.0 as it is."""
+    assert admit(host=host, peer=LOOPBACK, local=LOOPBACK).is_local
+    with pytest.raises(ForbiddenError):
+        admit(host=host)
+
+
 @pytest.mark.parametrize(
     "host",
     [
