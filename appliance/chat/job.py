@@ -128,9 +128,11 @@ class ChatService:
             return Prompt(work.prompt, await _with_context(work, work.prompt, client, measure))
         header = stored.header()
         go_template = work.template if isinstance(work, Completion) else None
+        owner = "the request"
         if not go_template:
             go_template = await asyncio.to_thread(lambda: stored.template)
-        jinja = choose_template(go_template, str(header.chat_template or ""), stored.name.short)
+            owner = stored.name.short
+        jinja = choose_template(go_template, str(header.chat_template or ""), owner)
         template = Template(jinja, info.bos_token, info.eos_token)
         if isinstance(work, Completion):
             text = await template.render(await asyncio.to_thread(single_turn, stored, work))

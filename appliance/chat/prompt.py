@@ -48,8 +48,8 @@ class Template:
         )
 
 
-def choose_template(go_template: str, jinja: str, model: str) -> str:
-    """The Jinja template to use, or empty for none.
+def choose_template(go_template: str, jinja: str, owner: str) -> str:
+    """The Jinja template to use, or empty for none. `owner` brought the Go template.
 
     Raises UnsupportedError for a Go template, which is stored and shown but not yet rendered.
     """
@@ -58,17 +58,20 @@ def choose_template(go_template: str, jinja: str, model: str) -> str:
     if "".join(go_template.split()) == "".join(_NO_TEMPLATE.split()):
         return ""
     raise UnsupportedError(
-        f"{model} has a TEMPLATE in Go syntax, which this release stores and shows but does not"
-        " render yet; create the model without TEMPLATE to use the GGUF's own chat template, or"
+        f"{owner} has a template in Go syntax, which this release stores and shows but does not"
+        " render yet; leave TEMPLATE out to use the GGUF's own chat template, or"
         ' send "raw": true with a finished prompt'
     )
 
 
 def conversation(stored: StoredModel, messages: Sequence[Message]) -> list[Message]:
-    """The request's messages behind the Modelfile's SYSTEM and MESSAGEs (Ollama API, /api/chat)."""
+    """The request's messages behind the Modelfile's SYSTEM and MESSAGEs (Ollama API, /api/chat).
+
+    A request that begins with a system message of its own replaces the Modelfile's SYSTEM.
+    """
     own = [Message(role, content) for role, content in stored.messages]
     whole = [*own, *messages]
-    if stored.system and whole[0].role != "system":
+    if stored.system and messages[0].role != "system":
         whole.insert(0, Message("system", stored.system))
     return whole
 

@@ -56,6 +56,24 @@ def test_create_streams_its_steps(service):
     assert "steps:latest" not in tags(service)
 
 
+def test_a_system_message_of_the_request_replaces_the_models_also_beside_messages(service):
+    own = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    create(service, {"model": "talks", "from": "echo", "system": "Ours.", "messages": own})
+    asked = [{"role": "user", "content": "hi"}]
+
+    def prompt(messages):
+        body = {"model": "talks", "messages": messages, "_debug_render_only": True}
+        return send(service, "POST", "/api/chat", body=body).json["_debug_info"][
+            "rendered_template"
+        ]
+
+    assert prompt(asked).startswith("<|im_start|>system\nOurs.")
+    theirs = prompt([{"role": "system", "content": "Theirs."}, *asked])
+    assert "Theirs." in theirs
+    assert "Ours." not in theirs
+    send(service, "DELETE", "/api/delete", body={"model": "talks"})
+
+
 def test_show(service):
     fields = {"system": "Be brief.", "parameters": {"stop": ["a"], "top_k": 3}, "license": "MIT"}
     create(service, {"model": "shown", "from": "echo", **fields})
