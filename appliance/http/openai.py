@@ -29,7 +29,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.ChatRequest)
     jobs = body.to_jobs(caller_of(request), request.app[SETTINGS].max_messages)
-    return await _answer(request, body, jobs, answers.ChatShape(top=body.top_logprobs or 0))
+    shape = answers.ChatShape(top=body.top_logprobs or 0)
+    if body.render_only:
+        folded = await fold(run_job(request, jobs[0]))
+        writer = answers.Writer(shape, body.model, usage_in_chunks=False)
+        return _json(writer.rendered(shape.choice(0, "", None), folded.rendered or ""))
+    return await _answer(request, body, jobs, shape)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:

@@ -161,6 +161,11 @@ class Writer:
         body: dict[str, Any] = {"object": self._shape.piece, "choices": choices}
         return self._head | body | ({"usage": None} if self._usage_in_chunks else {})
 
+    def rendered(self, choice: dict[str, Any], prompt: str) -> dict[str, Any]:
+        """The prompt instead of an answer (Ollama API, _debug_render_only)."""
+        whole = self.whole([choice | {"finish_reason": None}], Usage())
+        return whole | {"_debug_info": {"rendered_template": prompt}}
+
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The last piece, if the client asked for usage (stream_options.include_usage)."""
         body = {"object": self._shape.piece, "choices": [], "usage": usage.as_json()}

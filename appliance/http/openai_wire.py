@@ -197,6 +197,7 @@ class ChatRequest(_Common, kw_only=True):
     logprobs: bool = False
     top_logprobs: int | None = None
     response_format: ResponseFormat = msgspec.field(default_factory=ResponseFormat)
+    render_only: bool = msgspec.field(name="_debug_render_only", default=False)
 
     def to_jobs(self, caller: str, max_messages: int) -> list[JobRequest]:
         """One job per choice."""
@@ -208,8 +209,9 @@ class ChatRequest(_Common, kw_only=True):
             self.job(messages, caller),
             constraint=self.response_format.constraint(),
             logprobs=self._logprobs(),
+            render_only=self.render_only,
         )
-        return _choices(job, self.n)
+        return [job] if self.render_only else _choices(job, self.n)
 
     def token_limit(self) -> int | None:
         newer = _at_least_one("max_completion_tokens", self.max_completion_tokens)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.integration.raw_http import open_request, send
+from tests.integration.raw_http import assert_error, open_request, send
 
 FOREVER = "[[forever]]"
 DIALECTS = {
@@ -234,6 +234,15 @@ def test_the_rendered_prompt_without_running_it(service):
     assert chat["_debug_info"] == {"rendered_template": rendered}
     generate = send(service, "POST", "/api/generate", body=body | {"prompt": "hi"}).json
     assert generate["_debug_info"] == {"rendered_template": rendered}
+    openai = send(service, "POST", "/v1/chat/completions", body=body | {"messages": messages}).json
+    assert openai["_debug_info"] == {"rendered_template": rendered}
+    assert openai["choices"][0]["message"]["content"] == ""
+
+
+def test_a_template_in_the_request_is_refused_as_the_requests_own(service):
+    body = {"model": "echo", "prompt": "hi", "template": "{{ if .System }}x{{ end }}"}
+    reply = send(service, "POST", "/api/generate", body=body)
+    assert "the request has a template in Go syntax" in assert_error(reply, 400, "/api/generate")
 
 
 def test_the_context_of_an_answer_goes_in_front_of_the_next(service):
