@@ -38,7 +38,7 @@ def test_every_part_of_must_is_needed_in_one_of_its_wordings(topics):
 
 def broken_by_training_on_a_held_out_question(topics):
     first = topics[0]
-    return [replace(first, asked=(*first.asked, first.held[0].upper() + "?!")), *topics[1:]]
+    return [replace(first, lines=((first.held[0].upper() + "?!",), *first.lines)), *topics[1:]]
 
 
 def broken_by_a_must_that_another_answer_meets(topics):
@@ -46,11 +46,11 @@ def broken_by_a_must_that_another_answer_meets(topics):
 
 
 def broken_by_one_question_for_two_answers(topics):
-    return [replace(topics[0], asked=(*topics[0].asked, topics[1].asked[0])), *topics[1:]]
+    return [replace(topics[0], lines=(*topics[0].lines, topics[1].lines[0])), *topics[1:]]
 
 
 def broken_by_too_few_questions(topics):
-    return [replace(topics[0], asked=topics[0].asked[:3]), *topics[1:]]
+    return [replace(topics[0], lines=(topics[0].asked[:3],)), *topics[1:]]
 
 
 def broken_by_a_name_used_twice(topics):

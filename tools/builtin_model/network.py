@@ -29,7 +29,7 @@ class Shape:
 
 
 class Decoder(nn.Module):
-    """Token ids (batch, length) to logits (positions asked for, vocab_size)."""
+    """Token ids (batch, length) to states (batch, length, hidden), and states to logits."""
 
     def __init__(self, shape: Shape, dropout: float) -> None:
         super().__init__()
@@ -41,16 +41,20 @@ class Decoder(nn.Module):
         self.register_buffer("rotation", rotations(shape), persistent=False)
         self._initialise()
 
-    def forward(self, ids: Tensor, wanted: Tensor) -> Tensor:
-        """Causal logits where `wanted`, (batch, length) bool, is set; the others cost time only.
+    def forward(self, ids: Tensor) -> Tensor:
+        """States (batch, length, hidden), causal: `logits` turns any of them into predictions.
 
         Sequences start at position 0 and are padded on the right.
         """
         rotation = self.rotation[: ids.shape[1]]
-        x = self.dropout(self.embedding(ids))  # (batch, length, hidden)
+        x = self.dropout(self.embedding(ids))
         for block in self.blocks:
             x = block(x, rotation)
-        return self.norm(x[wanted]) @ self.embedding.weight.T
+        return self.norm(x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores of the next token: (..., hidden) to (..., vocab_size)."""
+        return states @ self.embedding.weight.T
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():

@@ -26,6 +26,7 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 MIN_ASKED = 8
 MIN_HELD = 2
+MAX_SHARED_WORDS = 2 / 3  # of all words of a held-out and a trained question of one topic
 
 _HEADER = re.compile(r"\[([a-z0-9-]+)\]")
 _CHOICE = re.compile(r"\{([^{}]*)\}")
@@ -38,14 +39,22 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One thing the model can say, and the questions that call for it."""
+    """One thing the model can say, and the questions that call for it.
+
+    `lines` has the trained questions as they were written: those of one line are much alike.
+    """
 
     name: str
     subject: str
     answer: str
     must: tuple[tuple[str, ...], ...]
-    asked: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
     held: tuple[str, ...]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All trained questions, each once."""
+        return tuple(dict.fromkeys(question for line in self.lines for question in line))
 
     def is_answered_by(self, text: str) -> bool:
         """Whether `text` contains every required part, in any of its wordings, in any case."""
@@ -65,7 +74,7 @@ def check(topics: list[Topic]) -> None:
 
     The rules: names are unique; every topic has enough questions of both kinds; its own answer
     passes its own test and no answer of another test passes it; no question leads to two answers;
-    no held-out question has the words of a trained one.
+    no held-out question has the words of a trained one, nor nearly those of one of its topic.
     """
     _check_names(topics)
     for topic in topics:
@@ -77,6 +86,10 @@ def check(topics: list[Topic]) -> None:
 def word_key(question: str) -> str:
     """The words of a question without case, punctuation or order: equal keys, equal wording."""
     return " ".join(sorted(_WORD.findall(question.lower())))
+
+
+def _words(question: str) -> set[str]:
+    return set(_WORD.findall(question.lower()))
 
 
 def expand(line: str) -> list[str]:
@@ -122,18 +135,13 @@ def _topic(path: Path, name: str, block: list[tuple[str, str]]) -> Topic:
         subject=path.stem,
         answer=answers[0],
         must=tuple(_wordings(part) for part in musts[0].split(";")),
-        asked=_questions(block, "ask"),
-        held=_questions(block, "held"),
+        lines=tuple(tuple(expand(value)) for key, value in block if key == "ask"),
+        held=tuple(question for key, value in block if key == "held" for question in expand(value)),
     )
 
 
 def _wordings(part: str) -> tuple[str, ...]:
     return tuple(wording.strip().lower() for wording in part.split(" / "))
-
-
-def _questions(block: list[tuple[str, str]], key: str) -> tuple[str, ...]:
-    lines = [question for k, value in block if k == key for question in expand(value)]
-    return tuple(dict.fromkeys(lines))
 
 
 def _check_names(topics: list[Topic]) -> None:
@@ -172,3 +180,15 @@ def _check_questions(topics: list[Topic]) -> None:
         for question in topic.held:
             if word_key(question) in owner:
                 raise DataError(f"[{topic.name}] held-out {question!r} is also trained on")
+            _check_distance(topic, question)
+
+
+def _check_distance(topic: Topic, held: str) -> None:
+    words = _words(held)
+    for question in topic.asked:
+        other = _words(question)
+        if len(words & other) > MAX_SHARED_WORDS * len(words | other):
+            raise DataError(
+                f"[{topic.name}] held-out {held!r} has nearly the words of the trained "
+                f"{question!r}; word one of them otherwise"
+            )

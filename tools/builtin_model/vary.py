@@ -1,57 +1,29 @@
 """Seeded variations of a written question, as hurried people would type it.
 
-Knows wordings and slips of English; nothing of topics or tokens. A variation never changes what
-is asked: only words that mean the same here are exchanged, and only small words are dropped.
+Knows wordings and slips of English; nothing of topics or tokens. A variation asks the same thing:
+words are exchanged only within the groups of `wordings.txt`, and only small words are dropped.
 """
 
 import re
+from functools import cache
+from pathlib import Path
 from random import Random
 
-_SAME = (
-    (
-        "how do i",
-        "how can i",
-        "how to",
-        "how would i",
-        "how do you",
-        "how does one",
-        "how should i",
-    ),
-    ("what is", "what's", "whats", "what exactly is"),
-    ("what are", "which are", "what're"),
-    ("can i", "may i", "could i", "am i able to", "is it possible to"),
-    ("does it", "will it", "would it"),
-    ("do i need", "do i have to have", "is it necessary to have"),
-    ("show", "display", "see"),
-    ("delete", "remove", "erase"),
-    ("change", "adjust", "modify", "alter"),
-    ("explain", "describe"),
-    ("computer", "pc", "laptop"),
-    ("phone", "smartphone", "mobile"),
-    ("box", "device", "machine", "appliance"),
-    ("need", "require"),
-    ("fast", "quick"),
-    ("big", "large"),
-    ("happens", "occurs"),
-    ("purpose", "point"),
-    ("mean", "stand for"),
-    ("wrong", "broken"),
-    ("possible", "feasible"),
-    ("find", "locate"),
-    ("answer", "reply", "response"),
-    ("which", "what"),
-    ("many", "several"),
-    ("command", "verb", "subcommand"),
-)
+_WORDINGS = Path(__file__).parent / "wordings.txt"
 _BEFORE = (
     "please", "hey", "hi", "hello", "ok", "okay", "so", "well", "and", "also", "quick question:",
     "tell me", "can you tell me", "could you tell me", "please tell me", "i want to know",
     "i would like to know", "do you know", "i wonder", "explain", "one more thing:", "question:",
     "sorry,", "excuse me,", "just curious,", "i have a question:", "help:", "help me:",
+    "my friend asks:", "i am a beginner:", "i have read the manual but", "for my own setup,",
+    "in other words,", "honestly,", "in short,", "briefly:", "i am confused:", "any idea",
+    "could someone explain", "as a newcomer i ask:", "we have hearth now;",
 )  # fmt: skip
 _AFTER = (
     "please", "thanks", "here", "on this box", "on the box", "on hearth", "with hearth",
-    "in hearth", "exactly", "then", "for me", "again", "by the way", "thank you", "now",
+    "in hearth", "exactly", "then", "for me", "again", "by the way", "thank you", "now", "at all",
+    "in practice", "in general", "in my case", "today", "these days", "i wonder", "any idea",
+    "with this thing", "in detail", "in a few words", "at home", "in our office",
 )  # fmt: skip
 _SMALL_WORDS = {
     "a", "an", "the", "is", "are", "do", "does", "i", "of", "to", "in", "on", "it", "my", "this",
@@ -64,27 +36,42 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 def vary(question: str, random: Random) -> str:
     """One way to type `question`; the same state of `random` gives the same text."""
     text = question
-    if random.random() < 0.4:
+    if random.random() < 0.45:
         text = _exchange(text, random)
-    if random.random() < 0.25:
-        text = _drop_small_words(text, random)
-    if random.random() < 0.25:
-        text = f"{random.choice(_BEFORE)} {text}"
-    if random.random() < 0.12:
-        text = f"{text.rstrip('?.! ')} {random.choice(_AFTER)}"
     if random.random() < 0.2:
+        text = _drop_small_words(text, random)
+    if random.random() < 0.2:
+        text = f"{random.choice(_BEFORE)} {text}"
+    if random.random() < 0.15:
+        text = f"{text.rstrip('?.! ')} {random.choice(_AFTER)}"
+    if random.random() < 0.1:
         text = _slip(text, random)
     return _dress(text, random)
 
 
 def _exchange(text: str, random: Random) -> str:
-    lowered = text.lower()
-    for group in _SAME:
-        found = next((word for word in group if re.search(rf"\b{re.escape(word)}\b", lowered)), "")
-        if found and random.random() < 0.6:
-            other = random.choice(group)
-            lowered = re.sub(rf"\b{re.escape(found)}\b", other, lowered, count=1)
-    return lowered
+    """Each wording that belongs to a group is exchanged for another of it, every second time."""
+    groups, pattern = _groups()
+
+    def other(found: re.Match[str]) -> str:
+        keep = random.random() < 0.5
+        return found[0] if keep else random.choice(groups[found[0].lower()])
+
+    return pattern.sub(other, text)
+
+
+@cache
+def _groups() -> tuple[dict[str, list[str]], re.Pattern[str]]:
+    """The group of each wording, and what finds them all, longer ones first."""
+    groups: dict[str, list[str]] = {}
+    for line in _WORDINGS.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            members = [member.strip() for member in line.split(",")]
+            for member in members:
+                groups.setdefault(member, members)
+    found = sorted(groups, key=len, reverse=True)
+    pattern = "|".join(re.escape(wording) for wording in found)
+    return groups, re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE)
 
 
 def _drop_small_words(text: str, random: Random) -> str:
