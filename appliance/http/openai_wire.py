@@ -127,8 +127,8 @@ class _Common(msgspec.Struct, kw_only=True):
         )
 
     def token_limit(self) -> int | None:
-        """Most tokens of an answer."""
-        return _at_least_one("max_tokens", self.max_tokens)
+        """Most tokens of an answer; -1: no limit, as clients of local servers send it."""
+        return _limit("max_tokens", self.max_tokens)
 
     def _named_options(self) -> dict[str, Any]:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -214,7 +214,7 @@ class ChatRequest(_Common, kw_only=True):
         return [job] if self.render_only else _choices(job, self.n)
 
     def token_limit(self) -> int | None:
-        newer = _at_least_one("max_completion_tokens", self.max_completion_tokens)
+        newer = _limit("max_completion_tokens", self.max_completion_tokens)
         older = super().token_limit()
         if newer is not None and older not in {None, newer}:
             raise FieldError(
@@ -329,6 +329,10 @@ def _part(part: Any) -> str:
     if kind in {"image_url", "input_image", "input_audio", "file"}:
         raise FieldError("messages", f"content of type {kind} is not supported yet, only text")
     raise FieldError("messages", "invalid message format: a content part is not a text")
+
+
+def _limit(field: str, value: int | None) -> int | None:
+    return value if value == -1 else _at_least_one(field, value)
 
 
 def _at_least_one(field: str, value: int | None) -> int | None:

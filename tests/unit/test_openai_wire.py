@@ -108,7 +108,7 @@ def test_labels_without_influence_pass():
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"max_tokens": 4, "max_completion_tokens": 5}, "max_completion_tokens"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
@@ -142,6 +142,13 @@ def test_content_parts_are_joined_and_developers_are_the_system():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     (job,) = chat_jobs(messages=[{"role": "developer", "content": parts}])
     assert job.work == (Message("system", "a\nb"),)
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_minus_one_means_no_limit(field):
+    """As in Ollama, and in the examples of other local servers."""
+    (job,) = chat_jobs(**{field: -1})
+    assert job.options["num_predict"] == -1
 
 
 def test_equal_limits_of_both_names_pass():
