@@ -52,7 +52,7 @@ class JobRequest:
 class Started:
     """The first event: the model is loaded, the prompt is processed, output follows."""
 
-    queue_position: int  # requests that were ahead when this one came; 0: none
+    queue_position: int  # its turn when it came, callers taking turns; 0: there was a free slot
     queue_ns: int
     load_ns: int
 

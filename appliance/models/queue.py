@@ -30,20 +30,23 @@ class FairQueue:
         return sum(len(line) for line in self._waiting.values())
 
     async def acquire(self, caller: str) -> int:
-        """Wait for a slot; returns how many requests were waiting ahead or running in full slots.
+        """Wait for a slot; returns the place in the queue, 0 if there was a free slot.
+
+        The place is the turn that this request gets if nobody else comes: callers take turns, so
+        it may be before requests that came earlier.
 
         Raises OverloadedError at once when `max_waiting` already wait.
         """
         if self.running < self.slots and not self._waiting:
             self.running += 1
             return 0
-        ahead = self.waiting
-        if ahead >= self._max_waiting:
+        if self.waiting >= self._max_waiting:
             raise OverloadedError(
                 "server busy, please try again.  maximum pending requests exceeded",
                 retry_after_s=self.retry_after_s(),
-                hint=f"{ahead} requests already wait for this model (max_queue)",
+                hint=f"{self.waiting} requests already wait for this model (max_queue)",
             )
+        place = self._ahead_of(caller) + 1
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
         try:
@@ -54,7 +57,7 @@ class FairQueue:
             else:
                 self._forget(caller, turn)
             raise
-        return ahead + 1
+        return place
 
     def release(self, held_s: float | None = None) -> None:
         """Give a slot back; `held_s` teaches the guess for Retry-After."""
@@ -72,6 +75,17 @@ class FairQueue:
         """Seconds until a slot is likely free for a new request."""
         guess = self._mean_hold_s * (self.waiting + 1) / self.slots
         return max(1, min(MAX_RETRY_AFTER_S, math.ceil(guess)))
+
+    def _ahead_of(self, caller: str) -> int:
+        """Waiting requests that get their turn before a new one of `caller`."""
+        own = ahead = len(self._waiting.get(caller, ()))
+        turns = own + 1  # of a caller in front of this one, before the new request's
+        for other, line in self._waiting.items():
+            if other == caller:
+                turns = own
+            else:
+                ahead += min(len(line), turns)
+        return ahead
 
     def _hand_out(self) -> None:
         while self.running < self.slots and self._waiting:

@@ -36,7 +36,29 @@ async def test_callers_take_turns():
         await settle()
     await asyncio.gather(*tasks)
     assert [name for name, _ in order] == ["g0", "m0", "g1", "g2"]
-    assert dict(order) == {"g0": 1, "g1": 2, "g2": 3, "m0": 4}
+    assert dict(order) == {"g0": 1, "g1": 2, "g2": 3, "m0": 2}
+
+
+@pytest.mark.parametrize("came", ["aaab", "abab", "abcabc", "aabbbc", "aabca", "abbbac"])
+async def test_the_place_in_the_queue_is_the_turn_that_the_last_comer_gets(came):
+    """Also after turns have been given, which changes whose is next."""
+    for given in range(len(came) - 1):
+        queue = FairQueue(max_waiting=10)
+        await queue.acquire("first")
+        order = []
+        tasks = [asyncio.create_task(enter(queue, caller, order, caller)) for caller in came[:-1]]
+        await settle()
+        for _ in range(given):
+            queue.release()
+            await settle()
+        tasks.append(asyncio.create_task(enter(queue, came[-1], order, "last")))
+        await settle()
+        for _ in range(len(came) - given):
+            queue.release()
+            await settle()
+        await asyncio.gather(*tasks)
+        (place,) = [place for name, place in order if name == "last"]
+        assert [name for name, _ in order].index("last") == given + place - 1
 
 
 async def test_full_queue_refuses_with_a_time_to_come_back():
