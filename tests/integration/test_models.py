@@ -45,9 +45,14 @@ async def running(settings):
         await models.close()
 
 
-async def use(models, stored):
-    async with models.lease(stored, {}):
+async def use(models, stored, **options):
+    async with models.lease(stored, options):
         pass
+
+
+async def answer(client):
+    request = GenerateRequest(id=0, prompt="still here")
+    return b"".join([step.data async for step in client.generate(request)])
 
 
 def names(models):
@@ -79,6 +84,17 @@ async def test_other_context_length_reloads_once_the_worker_is_idle(settings, st
     assert len(starts) == 3
 
 
+async def test_reload_leaves_running_streams_their_worker(settings, stored):
+    async with running(settings) as models:
+        async with models.lease(stored["a"], {"num_ctx": 64}) as lease:
+            other = asyncio.create_task(use(models, stored["a"], num_ctx=128))
+            while models.loaded()[0].running < 2:
+                await asyncio.sleep(0)
+            assert await answer(lease.client) == b"still here"
+        await other
+        assert models.loaded()[0].context_length == 128
+
+
 async def test_longest_idle_model_makes_room(settings, stored):
     async with running(replace(settings, max_loaded_models=2)) as models:
         for name in ("a", "b", "c"):
@@ -108,9 +124,7 @@ async def test_unload_waits_for_running_requests(settings, stored):
     async with running(settings) as models:
         async with models.lease(stored["a"], {}) as lease:
             await models.unload(stored["a"].name)
-            request = GenerateRequest(id=0, prompt="still here")
-            steps = [step async for step in lease.client.generate(request)]
-            assert b"".join(step.data for step in steps) == b"still here"
+            assert await answer(lease.client) == b"still here"
         async with asyncio.timeout(10):
             await lease.client.wait_ended()
         assert names(models) == set()
@@ -156,9 +170,7 @@ async def test_model_leased_while_another_leaves_keeps_its_worker(settings, stor
             await asyncio.sleep(0)
         async with models.lease(stored["b"], {}) as lease:
             await first.client.wait_ended()
-            request = GenerateRequest(id=0, prompt="still here")
-            steps = [step async for step in lease.client.generate(request)]
-            assert b"".join(step.data for step in steps) == b"still here"
+            assert await answer(lease.client) == b"still here"
 
 
 async def test_memory_of_a_leaving_worker_is_awaited_before_the_next_load(settings, stored):
