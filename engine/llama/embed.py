@@ -204,9 +204,12 @@ class Embedder:
         return found
 
     def _open(self) -> Context:
-        size = _PIECE if self._is_causal else self._max_tokens
+        # llama.cpp spreads a batch over all sequences when it plans its graph, and aborts (ggml.c,
+        # ggml_can_mul_mat) when the batch is no multiple of their number.
+        whole = -(-self._max_tokens // self._max_sequences) * self._max_sequences
+        size = _PIECE if self._is_causal else whole
         return self._model.open_context(
-            n_ctx=self._max_tokens,
+            n_ctx=whole,
             n_batch=size,
             n_ubatch=size,
             n_outputs_max=_PIECE_WITH_OUTPUTS if self._is_causal else 0,

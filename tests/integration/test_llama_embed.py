@@ -156,3 +156,11 @@ def test_poll_is_called_inside_a_long_embedding(tmp_path):
     with engine_for(path, poll=lambda: polls.append(1), **spec) as engine:
         engine.embed([[n % 250 for n in range(4000)]], pooling=Pooling.LAST, truncate=True)
     assert polls
+
+
+@pytest.mark.parametrize("context_length", [4, 5, 17, 100, 127])
+def test_encoder_with_a_context_that_is_no_multiple_of_its_sequences(bert, context_length):
+    """llama.cpp aborts the process on such a batch."""
+    with engine_for(bert, embedding=True, context_length=context_length) as engine:
+        vectors, _ = engine.embed([*TEXTS, "x"], pooling=Pooling.MEAN, truncate=True)
+    assert len(vectors) == len(TEXTS) + 1
