@@ -64,7 +64,8 @@ class ChatService:
             await self._models.unload(stored.name)
             yield Done(reason="unload", total_ns=time.monotonic_ns() - began)
             return
-        options = job_options.merge(request.options, stored.parameters, request.defaults)
+        own = await asyncio.to_thread(lambda: stored.parameters)
+        options = job_options.merge(request.options, own, request.defaults)
         kind = "generate" if isinstance(request.work, Completion) else "chat"
         await self._check_can_generate(stored, request.model, kind)
         async with self._models.lease(
@@ -88,7 +89,8 @@ class ChatService:
         """Vectors for the inputs; raises as `run` does. No inputs only load the model."""
         began = time.monotonic_ns()
         stored = await asyncio.to_thread(self._library.get, ModelName.parse(request.model))
-        options = job_options.merge(request.options, stored.parameters, {})
+        own = await asyncio.to_thread(lambda: stored.parameters)
+        options = job_options.merge(request.options, own, {})
         inputs = [text if isinstance(text, str) else list(text) for text in request.inputs]
         vectors: list[list[float]] = []
         tokens = 0
@@ -126,7 +128,7 @@ class ChatService:
         work = request.work
         if isinstance(work, Completion) and work.raw:
             return Prompt(work.prompt, await _with_context(work, work.prompt, client, measure))
-        header = stored.header()
+        header = await asyncio.to_thread(stored.header)
         go_template = work.template if isinstance(work, Completion) else None
         owner = "the request"
         if not go_template:
