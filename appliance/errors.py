@@ -59,7 +59,6 @@ class ModelfileError(BadRequestError):
 
     def __init__(self, message: str, *, line: int = 0, hint: str = "") -> None:
         super().__init__(f"(line {line}): {message}" if line else message, hint=hint)
-        self.line = line
 
 
 class UnsupportedError(BadRequestError):

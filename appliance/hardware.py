@@ -1,9 +1,8 @@
-"""What this machine has: memory that can still be used, processors, and what they are called.
+"""What this machine has: memory that can still be used.
 
 Reads /proc, /sys and the cgroup, fresh at every call, and decides nothing.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +60,3 @@ def _group_memory(group: Path) -> tuple[int | None, int, int]:
         return int(limit), used, int(stat.get("inactive_file", 0))
     except (OSError, ValueError):
         return None, 0, 0
-
-
-def cpu_count() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0))

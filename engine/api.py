@@ -124,7 +124,6 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     engine: Literal["llama", "onnx", "paged", "echo"]
     model_path: str = ""
     adapters: list[tuple[str, float]] = []  # (path of a LoRA GGUF, scale)
-    projector_path: str = ""
     context_length: int = 4096
     batch_size: int = 512
     threads: int = 0  # 0: chosen for the board

@@ -164,13 +164,11 @@ class _Sequence:
         self.prefill_polls = int(found.get(b"prefill", b"0"))
         self.slow_s = int(found.get(b"slow", b"0")) / 1000
         self.crashes = b"crash" in found
-        self.answer = self._answer(prompt, text, found)
+        self.answer = self._answer(prompt, found)
         self._started_ns = time.monotonic_ns()
         self._decode_started_ns = 0
 
-    def _answer(
-        self, prompt: list[bytes], text: bytes, found: dict[bytes, bytes]
-    ) -> Iterator[bytes]:
+    def _answer(self, prompt: list[bytes], found: dict[bytes, bytes]) -> Iterator[bytes]:
         if self.request.constraint is not None:
             yield _JSON_ANSWER
         elif b"bytes" in found:

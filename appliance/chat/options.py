@@ -23,7 +23,6 @@ class Options:
     """Typed options of one job, all sources merged."""
 
     values: Mapping[str, Any]
-    unknown: tuple[str, ...]  # of the request; ignored, but worth a line in the log
 
     @property
     def stop(self) -> list[str]:
@@ -60,10 +59,9 @@ class Options:
 def merge(
     request: Mapping[str, Any], model: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Options:
-    """One set of options; raises BadRequestError for a value of a wrong type."""
+    """One set of options, unknown names dropped; raises BadRequestError for a wrong type."""
     values: dict[str, Any] = {}
-    unknown: list[str] = []
     for source in (defaults, model, request):
-        typed, unknown = parse_options(source)
+        typed, _unknown = parse_options(source)
         values |= typed
-    return Options(values, tuple(unknown))
+    return Options(values)

@@ -20,7 +20,6 @@ CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL_TYPE = "application/vnd.ollama.image.model"
 PROJECTOR_TYPE = "application/vnd.ollama.image.projector"
 ADAPTER_TYPE = "application/vnd.ollama.image.adapter"
-DRAFT_TYPE = "application/vnd.ollama.image.draft"
 TEMPLATE_TYPE = "application/vnd.ollama.image.template"
 PROMPT_TYPE = "application/vnd.ollama.image.prompt"  # the template's name in old manifests
 SYSTEM_TYPE = "application/vnd.ollama.image.system"

@@ -16,7 +16,6 @@ from engine.gguf import Header
 MIN_CONTEXT = 4
 DEFAULT_BATCH = 512
 MAX_BATCH = 4096
-LOAD_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"})
 
 
 def load_spec(

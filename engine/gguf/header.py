@@ -197,16 +197,6 @@ class Header:
         return self.integer("rope.dimension_count") or self.key_length
 
     @property
-    def rope_freq_base(self) -> float:
-        value = self.metadata.get(f"{self.architecture}.rope.freq_base")
-        return float(value) if isinstance(value, (int, float)) else 10000.0
-
-    @property
-    def sliding_window(self) -> int:
-        """Tokens that windowed layers look back on; 0 when every layer sees the whole context."""
-        return self.integer("attention.sliding_window")
-
-    @property
     def pooling_type(self) -> int | None:
         """llama.cpp's number: 0 none, 1 mean, 2 cls, 3 last, 4 rank; None when not stated."""
         found = self.integers("pooling_type")

@@ -124,11 +124,8 @@ def test_incomplete_instructions(text, message):
 
 @pytest.mark.parametrize("text", ["FROM foo\n\nBADCOMMAND param1 value1\n", "FROM foo\n\n3 x"])
 def test_14_unknown_instruction(text):
-    with pytest.raises(
-        ModelfileError, match=r"^\(line 3\): command must be one of \"from\", "
-    ) as e:
+    with pytest.raises(ModelfileError, match=r"^\(line 3\): command must be one of \"from\", "):
         parse(text)
-    assert e.value.line == 3
 
 
 def test_keyword_followed_by_a_newline_is_no_instruction():
