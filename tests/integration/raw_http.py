@@ -55,16 +55,22 @@ def send(service, method, path, *, body=None, headers=(), host="own"):
         connection.close()
 
 
-def open_request(service, path, body, *, receive_buffer=None):
-    """A socket on which the request has been sent and nothing was read."""
-    address = urlsplit(service.url)
+def connect(service, *, receive_buffer=None):
+    """A connection on which nothing was sent."""
     connection = socket.socket()
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.settimeout(TIMEOUT_S)
-    connection.connect(("127.0.0.1", address.port))
+    connection.connect(("127.0.0.1", urlsplit(service.url).port))
+    return connection
+
+
+def open_request(service, path, body, *, receive_buffer=None):
+    """A socket on which the request has been sent and nothing was read."""
+    connection = connect(service, receive_buffer=receive_buffer)
+    port = connection.getpeername()[1]
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{address.port}\r\nContent-Length: {len(data)}"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(data)}"
     connection.sendall(f"{head}\r\n\r\n".encode() + data)
     return connection
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tests.integration.raw_http import assert_error, send
+from tests.integration.raw_http import assert_error, connect, send
 
 PAGES = ["/", "/healthz", "/readyz", "/api/version", "/api/tags", "/v1/models", "/nothing"]
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}], "stream": False}
@@ -165,9 +165,8 @@ def test_answers_do_not_say_what_they_are_made_of(service):
 
 
 def test_junk_on_the_socket_disturbs_nobody(service):
-    port = int(service.url.rsplit(":", 1)[1])
     for junk in (b"\x16\x03\x01\x00\xa5junk", b"GET\r\n\r\n", b"\x00" * 1000, b"A" * 70_000):
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with connect(service) as connection:
             connection.sendall(junk)
             connection.shutdown(socket.SHUT_WR)
             connection.recv(1000)

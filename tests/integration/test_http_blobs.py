@@ -3,12 +3,11 @@
 import hashlib
 import os
 import resource
-import socket
-import time
 
 import pytest
 
-from tests.integration.raw_http import assert_error, send
+from tests.fakes.waiting import wait_for
+from tests.integration.raw_http import assert_error, connect, send
 
 DATA = os.urandom(300_000)
 
@@ -33,17 +32,6 @@ def head_of(service, digest, size):
     port = service.url.rsplit(":", 1)[1]
     lines = [f"POST /api/blobs/{digest} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
     return "\r\n".join([*lines, f"Content-Length: {size}", "", ""]).encode()
-
-
-def connect(service):
-    return socket.create_connection(("127.0.0.1", int(service.url.rsplit(":", 1)[1])), timeout=30)
-
-
-def wait_for(condition, limit_s=20):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_probe_upload_and_upload_again(start_service):

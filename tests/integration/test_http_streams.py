@@ -2,10 +2,10 @@
 
 import itertools
 import json
-import time
 
 import pytest
 
+from tests.fakes.waiting import wait_for
 from tests.integration.raw_http import assert_error, open_request, send
 
 FOREVER = "[[forever]]"
@@ -42,13 +42,6 @@ def text_of(path, document):
         return document["message"]["content"]
     choice = document["choices"][0]
     return choice["text"] if path == "/v1/completions" else choice["delta"].get("content", "")
-
-
-def wait_for(condition, limit_s=30):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def read_all(connection):

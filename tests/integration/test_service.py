@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.fakes.waiting import until, wait_for
+
 FOREVER = "[[forever]] [[slow 5]]"
 
 
@@ -26,13 +28,6 @@ async def lines(session, url, body, started=None):
             if started is not None:
                 started.set()
     return found
-
-
-async def until(condition, limit_s=20):
-    """Wait until `condition` holds; fails after the limit."""
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def ask(model, prompt, **fields):
@@ -122,7 +117,7 @@ def test_killed_service_leaves_no_worker_behind(start_service, tiny_gguf):
     (worker,) = service.workers()
     service.process.kill()
     service.process.wait()
-    asyncio.run(until(lambda: not exists(worker)))
+    wait_for(lambda: not exists(worker))
 
 
 def exists(pid):
@@ -143,7 +138,7 @@ def test_idle_model_goes_when_its_time_is_over(start_service, tiny_gguf):
     service = start_service(keep_alive="50ms")
     service.create("a", tiny_gguf)
     service.call("POST", "/api/generate", ask("a", "load", stream=False))
-    asyncio.run(until(lambda: service.workers() == []))
+    wait_for(lambda: service.workers() == [])
     assert service.call("GET", "/api/ps") == (200, {"models": []})
 
 
