@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-import time
+import sys
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from engine.api import FinishReason, GenerateRequest, LoadSpec
 from engine.errors import ContextLengthError, EngineCrashedError, ModelFormatError
 from engine.process.client import EngineClient
+from tests.fakes.waiting import until
 
 
 @asynccontextmanager
@@ -153,8 +154,6 @@ async def test_worker_ends_when_its_parent_does(tmp_path):
         "    os.kill(os.getpid(), 9)\n"
         "asyncio.run(main())\n"
     )
-    import sys
-
     parent = await asyncio.create_subprocess_exec(
         sys.executable,
         str(script),
@@ -163,10 +162,7 @@ async def test_worker_ends_when_its_parent_does(tmp_path):
     )
     pid = int(await parent.stdout.readline())
     await parent.wait()
-    deadline = time.monotonic() + 10
-    while is_running(pid) and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-    assert not is_running(pid)
+    await until(lambda: not is_running(pid))
 
 
 def cpu_ticks(stat):
