@@ -8,6 +8,7 @@
       ModelFormatError          the model file is malformed or of a kind this engine cannot run
       DeviceMemoryError         the device has not enough memory for the model or its context
       EngineCrashedError        the worker process died
+      EngineStoppedError        the worker process was ended on purpose
 
 `code` is for programs and never changes; `str(error)` is for people. Exceptions do not log.
 """
@@ -56,9 +57,22 @@ class DeviceMemoryError(EngineError):
 
 
 class EngineCrashedError(EngineError):
-    """The worker process ended while a request was running, or before it became ready."""
+    """The worker process ended while a request was running, or before it became ready.
+
+    `last_words` is the end of its stderr, for the log only: it may name paths of this machine.
+    """
 
     code = "engine_crashed"
+
+    def __init__(self, message: str, *, last_words: str = "") -> None:
+        super().__init__(message)
+        self.last_words = last_words
+
+
+class EngineStoppedError(EngineError):
+    """The worker process was ended on purpose: its model was unloaded, or the service stops."""
+
+    code = "engine_stopped"
 
 
 def error_classes() -> dict[str, type[EngineError]]:

@@ -18,12 +18,20 @@ from engine import errors as engine_errors
 from engine.errors import EngineError
 
 
-class FieldError(UnsupportedError):
-    """A field of the request that is known but not honoured, or out of its range; names it."""
+class FieldError(BadRequestError):
+    """A field of the request is missing, malformed or out of its range; names it."""
+
+    code = "bad_field"
 
     def __init__(self, field_name: str, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.field_name = field_name
+
+
+class RefusedFieldError(FieldError):
+    """A field that the dialect has and this release does not honour."""
+
+    code = "unsupported"
 
 
 class OptionError(BadRequestError):
@@ -78,6 +86,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     engine_errors.ContextLengthError: _Row(400, "invalid_request_error"),
     engine_errors.EngineRequestError: _Row(400, "invalid_request_error"),
     engine_errors.EngineBusyError: _Row(503, "overloaded_error"),
+    engine_errors.EngineStoppedError: _Row(503, "overloaded_error"),
     engine_errors.DeviceMemoryError: _Row(503, "api_error"),
     EngineError: _Row(500, "api_error"),
     Exception: _Row(500, "api_error"),

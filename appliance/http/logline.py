@@ -6,6 +6,7 @@ from typing import Any
 
 from appliance.chat.events import Done, Event, Started, Text
 from appliance.logs import Fields
+from engine.errors import EngineCrashedError
 
 log = logging.getLogger("hearth.request")
 
@@ -41,7 +42,9 @@ def write_line(
 
 def write_failure(path: str, error: BaseException) -> None:
     """Log where an error of our own came from; the request's line follows."""
-    log.error("failed %s", Fields({"path": path, "error": str(error)}), exc_info=error)
+    said = error.last_words if isinstance(error, EngineCrashedError) else ""
+    facts = Fields({"path": path, "error": str(error), "said": said or None})
+    log.error("failed %s", facts, exc_info=error)
 
 
 _PROBES = frozenset({"/healthz", "/readyz"})

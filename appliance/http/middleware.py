@@ -16,6 +16,7 @@ from appliance.http.logline import write_failure, write_line
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+QUEUE_HEADER = "X-Hearth-Queue-Position"  # requests that had their turn before this one
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
 # Answered also while the service stops, so that probes and people can see what it does.
 _ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
@@ -101,10 +102,13 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """Signal on_response_prepare: headers that every answer carries, streams included."""
     response.headers["Server"] = "hearth"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    position = request.get(FIELDS, {}).get("queue_pos")
+    if position is not None:
+        response.headers[QUEUE_HEADER] = str(position)
     caller = request.get(CALLER)
     if caller is not None and caller.origin is not OriginKind.NONE:
         response.headers["Access-Control-Allow-Origin"] = caller.origin_text
-        response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Hearth-Queue-Position"
+        response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
         response.headers["Vary"] = "Origin"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
-from appliance.http.errors import FieldError
+from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
     check_count,
@@ -58,7 +58,9 @@ def refuse_fields(fields: Mapping[str, Any]) -> None:
     for name, harmless in REFUSED.items():
         value = fields.get(name)
         if value is not None and value not in harmless:
-            raise FieldError(name, f"'{name}' is not supported in this release; leave it out")
+            raise RefusedFieldError(
+                name, f"'{name}' is not supported in this release; leave it out"
+            )
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -241,7 +243,9 @@ class CompletionRequest(_Common, kw_only=True):
     def to_jobs(self, caller: str) -> list[JobRequest]:
         """`n` jobs per prompt, prompt after prompt."""
         if self.best_of not in {None, 1, self.n}:
-            raise FieldError("best_of", "'best_of' is not supported in this release; leave it out")
+            raise RefusedFieldError(
+                "best_of", "'best_of' is not supported in this release; leave it out"
+            )
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
             raise FieldError("logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}")
         prompts = _texts_or_ids("prompt", self.prompt)

@@ -22,8 +22,6 @@ from appliance.http.errors import Dialect, problem_of
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
 
-QUEUE_HEADER = "X-Hearth-Queue-Position"
-
 # As long as so little is unsent, asyncio's transport (low-water mark 16 KiB) makes no writer wait.
 _FREE_BYTES = 16 * 1024
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close with RST, forget what is unsent
@@ -121,7 +119,9 @@ async def stream(
     """
     async with aclosing(documents):
         first = await anext(documents)
-        response = web.StreamResponse(headers=_headers(request, framing))
+        response = web.StreamResponse(
+            headers={"Content-Type": framing.content_type, "Cache-Control": "no-cache"}
+        )
         await response.prepare(request)
         writer = _Writer(request, response)
         try:
@@ -144,12 +144,6 @@ async def _send_all(
     except Exception as error:
         await writer.send(framing.frame(writer.fail(error, framing.dialect)))
     await writer.close(framing.end)
-
-
-def _headers(request: web.Request, framing: Framing) -> dict[str, str]:
-    headers = {"Content-Type": framing.content_type, "Cache-Control": "no-cache"}
-    position = request[FIELDS].get("queue_pos")
-    return headers if position is None else headers | {QUEUE_HEADER: str(position)}
 
 
 class _Writer:

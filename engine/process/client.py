@@ -19,7 +19,12 @@ from typing import Any, Self
 import msgspec
 
 from engine.api import EngineInfo, GenerateRequest, LoadSpec, Pooling, SequenceStep
-from engine.errors import EngineCrashedError, EngineError, error_from_code
+from engine.errors import (
+    EngineCrashedError,
+    EngineError,
+    EngineStoppedError,
+    error_from_code,
+)
 from engine.process import frames
 
 STDERR_BYTES = 4096  # the end of a dead worker's stderr goes into the error
@@ -173,7 +178,7 @@ class EngineClient:
 
         Who is cancelled here kills it at once: nobody else would.
         """
-        self._fatal = self._fatal or EngineCrashedError(why)
+        self._fatal = self._fatal or EngineStoppedError(why)
         if self.is_alive:
             self._send(frames.Stop())
         try:
@@ -229,7 +234,7 @@ class EngineClient:
             return
         if self._ended.done() or not (self._wire.is_closed or self._wire.never_opened):
             return
-        error = self._fatal or EngineCrashedError(self._child.obituary())
+        error = self._fatal or self._child.obituary()
         self._ended.set_result(error)
         for queue in self._streams.values():
             queue.put_nowait(error)
@@ -311,16 +316,18 @@ class _Child(asyncio.SubprocessProtocol):
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def obituary(self) -> str:
-        """One line: how the process ended and what it last said."""
+    def obituary(self) -> EngineCrashedError:
+        """How the process ended, and what it last said."""
         code = self._transport.get_returncode() if self._transport else None
         if code is not None and code < 0:
             how = f"was killed by {_signal_name(-code)}"
         else:
             how = f"exited with status {code}"
         last = bytes(self._stderr).decode(errors="replace").strip().splitlines()[-3:]
-        said = f"; it said: {' | '.join(line.strip() for line in last)}" if last else ""
-        return f"the model's worker process {how}{said}"
+        return EngineCrashedError(
+            f"the model's worker process {how}",
+            last_words=" | ".join(line.strip() for line in last),
+        )
 
 
 def _signal_name(number: int) -> str:

@@ -154,9 +154,9 @@ def test_models(client):
     ("fields", "kind", "code", "param"),
     [
         ({"model": "nobody"}, openai.NotFoundError, "model_not_found", None),
-        ({"messages": []}, openai.BadRequestError, "unsupported", "messages"),
+        ({"messages": []}, openai.BadRequestError, "bad_field", "messages"),
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "unsupported", "tools"),
-        ({"n": 9}, openai.BadRequestError, "unsupported", "n"),
+        ({"n": 9}, openai.BadRequestError, "bad_field", "n"),
         ({"reasoning_effort": "high"}, openai.BadRequestError, "unsupported", "reasoning_effort"),
         ({"extra_body": {"options": {"top_k": "x"}}}, openai.BadRequestError, "bad_option", None),
     ],

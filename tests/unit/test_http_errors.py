@@ -12,6 +12,7 @@ from appliance.http.errors import (
     FieldError,
     NotYetError,
     OptionError,
+    RefusedFieldError,
     problem_of,
 )
 from engine import errors as engine_errors
@@ -63,7 +64,7 @@ def test_every_class_of_the_trees_has_a_status():
         return [cls, *(below for child in cls.__subclasses__() for below in tree(child))]
 
     for cls in [*tree(errors.ApplianceError), *tree(engine_errors.EngineError)]:
-        error = cls("n", "x") if cls is FieldError else cls("x")
+        error = cls("n", "x") if issubclass(cls, FieldError) else cls("x")
         problem = problem_of(error, Dialect.OLLAMA)
         assert 400 <= problem.status < 600
         assert (problem.code, problem.message) == (cls.code, "x")
@@ -75,7 +76,7 @@ def test_ollama_answers_500_to_bad_options():
 
 
 def test_the_two_shapes():
-    error = FieldError("tools", "no tools", hint="leave it out")
+    error = RefusedFieldError("tools", "no tools", hint="leave it out")
     ollama = json.loads(problem_of(error, Dialect.OLLAMA).body(Dialect.OLLAMA))
     openai = json.loads(problem_of(error, Dialect.OPENAI).body(Dialect.OPENAI))
     assert ollama == {"error": "no tools", "code": "unsupported", "hint": "leave it out"}
