@@ -42,7 +42,7 @@ SYSTEM_PROMPTS = (
     "You are an expert for small computers and local AI.",
 )
 _TURNS = ((0.7, 1, 1), (0.2, 2, 4), (0.08, 5, 10), (0.02, 14, 22))  # share, fewest, most
-_WHOLE_SHARE = 0.25  # of the chats: the last answer is not cut
+_WHOLE_SHARE = 0.2  # of the chats: the last answer is not cut
 _BEYOND_DECISION = 2  # tokens kept of a cut answer behind the one that decides
 
 
@@ -100,7 +100,7 @@ class Conversations:
     def _chat(self, turns: int) -> Example:
         ids: list[int] = []
         targets: list[int] = []
-        if self._random.random() < 0.2:
+        if self._random.random() < 0.12:
             self._add(ids, targets, "system", self._random.choice(SYSTEM_PROMPTS))
         chosen = self._random.choices(self._topics, self._weights, k=turns)
         for topic in chosen:

@@ -39,7 +39,7 @@ PEAK_RATE = 3e-3
 WEIGHT_DECAY = 0.1
 HEAD_WEIGHT = 1.0  # of its loss, beside that of the tokens
 WARM_UP = 0.05  # share of the steps
-TURNS_FROM = 0.7  # share of the steps before chats get several turns
+TURNS_FROM = 0.75  # share of the steps before chats get several turns
 
 
 def main() -> None:
@@ -171,8 +171,8 @@ def _step(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the built-in model")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens per step, about")
+    parser.add_argument("--steps", type=int, default=1300, help="optimizer steps")
+    parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens per step, about")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=SHIPPED)
