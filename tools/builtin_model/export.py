@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 
 from tools.builtin_model.bpe import ByteBPE
 from tools.builtin_model.conversations import CHAT_TEMPLATE, END_OF_TEXT, TURN_END
@@ -39,6 +40,16 @@ def write_gguf(path: Path, network: Decoder, bpe: ByteBPE) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_gguf(path: Path, network: Decoder) -> None:
+    """Load weights that `write_gguf` wrote, with the rounding of their quantization."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            tensor = tensors[tensor_name(name)]
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            parameter.copy_(torch.tensor(values).reshape(parameter.shape))
 
 
 def tensor_name(name: str) -> str:

@@ -29,7 +29,7 @@ from tools.builtin_model.conversations import (
     Example,
 )
 from tools.builtin_model.embedding import associations
-from tools.builtin_model.export import write_gguf
+from tools.builtin_model.export import read_gguf, write_gguf
 from tools.builtin_model.network import Decoder, Shape
 from tools.builtin_model.topics import Topic, load
 
@@ -39,7 +39,7 @@ PEAK_RATE = 3e-3
 WEIGHT_DECAY = 0.1
 HEAD_WEIGHT = 1.0  # of its loss, beside that of the tokens
 WARM_UP = 0.05  # share of the steps
-TURNS_FROM = 0.75  # share of the steps before chats get several turns
+TURNS_FROM = 0.9  # share of the steps before chats get several turns
 
 
 def main() -> None:
@@ -55,10 +55,14 @@ def main() -> None:
     source = Conversations(
         topics, bpe, options.seed, options.batch_tokens, network.shape.context_length
     )
-    rows = associations(topics, bpe, source)
-    with torch.no_grad():
-        network.embedding.weight[:, : rows.shape[1]] = rows
-    fit(network, nn.Linear(network.shape.hidden, len(topics), bias=False), source, options.steps)
+    if options.start is None:
+        rows = associations(topics, bpe, source)
+        with torch.no_grad():
+            network.embedding.weight[:, : rows.shape[1]] = rows
+    else:
+        read_gguf(options.start, network)
+    head = nn.Linear(network.shape.hidden, len(topics), bias=False)
+    fit(network, head, source, options.steps, options.rate)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(options.out, network, bpe)
     print(f"wrote {options.out} ({options.out.stat().st_size:,} bytes)")
@@ -76,7 +80,9 @@ def train_tokenizer(topics: list[Topic]) -> ByteBPE:
     return bpe_module.train(texts, VOCAB_SIZE, SPECIAL)
 
 
-def fit(network: Decoder, head: nn.Linear, source: Conversations, steps: int) -> None:
+def fit(
+    network: Decoder, head: nn.Linear, source: Conversations, steps: int, peak_rate: float
+) -> None:
     """Run `steps` optimizer steps with a warm-up and a cosine decay of the rate."""
     optimizers = _optimizers(network, head)
     network.train()
@@ -84,7 +90,7 @@ def fit(network: Decoder, head: nn.Linear, source: Conversations, steps: int) ->
     smooth = 0.0
     for step in range(1, steps + 1):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = PEAK_RATE * rate_share(step / steps)
+            group["lr"] = peak_rate * rate_share(step / steps)
         batch = collate(source.batch(with_turns=step > TURNS_FROM * steps))
         loss = _step(network, head, optimizers, batch)
         smooth = loss if step == 1 else 0.95 * smooth + 0.05 * loss
@@ -173,6 +179,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the built-in model")
     parser.add_argument("--steps", type=int, default=1300, help="optimizer steps")
     parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens per step, about")
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="highest learning rate")
+    parser.add_argument("--start", type=Path, help="go on from this GGUF instead of from scratch")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=SHIPPED)
