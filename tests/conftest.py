@@ -21,6 +21,11 @@ from tests.fakes.gguf_builder import tiny_llama_gguf
 START_LIMIT_S = 30.0
 
 
+def pytest_configure():
+    """Programs that we start must hear Ctrl+C, also when this run is a job that ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_calls():
     """A blocking call on the event loop fails the test that made it."""
