@@ -27,7 +27,7 @@ def make_batch(lengths, block_size, device="cpu", poison=True):
     )
 
 
-def make_cache(batch, block_size, num_kv_heads, head_dim, dtype, quantised=False):
+def make_cache(batch, block_size, num_kv_heads, head_dim, dtype, quantized=False):
     """A cache filled for the batch's contexts; what no sequence may see is NaN (or 127)."""
     tables, device = batch.block_tables, batch.block_tables.device
     shape = (int(tables.max()) + 2, block_size, num_kv_heads, head_dim)
@@ -35,7 +35,7 @@ def make_cache(batch, block_size, num_kv_heads, head_dim, dtype, quantised=False
     for row, context in enumerate(batch.context_lens.tolist()):
         at = torch.arange(context, device=device)
         written[tables[row].long()[at // block_size], at % block_size] = True
-    if quantised:
+    if quantized:
         parts = [torch.randint(-127, 128, shape, device=device).to(torch.int8) for _ in "kv"]
         scales = [(torch.rand(shape[:3], device=device) / 64).half() for _ in "kv"]
         for scale in scales:

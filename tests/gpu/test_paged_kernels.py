@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engine.paged.attention.base import AttentionParams
+from engine.paged.kernels import rope_store, rows, sample
 from engine.paged.kernels.attention import attend_torch, attend_triton
 from tests.gpu.paged_cases import make_batch, make_cache
 
@@ -59,10 +60,10 @@ def test_attention_equals_its_twin(dtype, heads, kv_heads, head_dim, lengths):
     [AttentionParams(0.2, window=9), AttentionParams(0.4, soft_cap=5.0), AttentionParams(0.3, 33, 2.0)],
     ids=["window", "soft cap", "both"],
 )
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "int8"])
+@pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("lengths", [MIXED, DECODE], ids=["mixed", "decode"])
-def test_attention_variants_equal_their_twin(params, quantised, lengths):
-    check_attention(DTYPES[-1], 6, 2, 64, lengths, params, quantised)
+def test_attention_variants_equal_their_twin(params, quantized, lengths):
+    check_attention(DTYPES[-1], 6, 2, 64, lengths, params, quantized)
 
 
 @pytest.mark.parametrize("num_splits", [1, 2, 8])
@@ -80,13 +81,139 @@ def test_padding_sequences_do_not_disturb_decode(num_splits):
     compare(found, attend_torch(q, cache, batch, params)[[0, 2]], torch.float32, "padding")
 
 
-def check_attention(dtype, heads, kv_heads, head_dim, lengths, params, quantised=False, splits=4):
+def check_attention(dtype, heads, kv_heads, head_dim, lengths, params, quantized=False, splits=4):
     batch = make_batch(lengths, 16, DEVICE)
-    cache = make_cache(batch, 16, kv_heads, head_dim, dtype, quantised)
+    cache = make_cache(batch, 16, kv_heads, head_dim, dtype, quantized)
     num_tokens = batch.slot_mapping.shape[0]
     fused = torch.randn(num_tokens, heads + 2, head_dim, device=DEVICE).to(dtype)
     q = fused[:, :heads]  # as it comes out of one matrix for q, k and v
     found = attend_triton(q, cache, batch, params, splits)
     wanted = attend_torch(q, cache, batch, params)
     what = f"attention {'decode' if batch.max_query_len == 1 else 'mixed'} {heads}/{kv_heads}x{head_dim}"
-    compare(found, wanted, dtype, f"{what}{' int8' if quantised else ''}")
+    compare(found, wanted, dtype, f"{what}{' int8' if quantized else ''}")
+
+
+def angles(num_tokens, half):
+    turn = torch.rand(num_tokens, 1, half, device=DEVICE) * 6.28
+    return turn.cos(), turn.sin()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("interleaved", [False, True], ids=["neox", "interleaved"])
+@pytest.mark.parametrize(("head_dim", "half"), [(64, 32), (80, 40), (96, 24)])
+def test_rotation_equals_its_twin(dtype, interleaved, head_dim, half):
+    x = torch.randn(3, 12, head_dim, device=DEVICE).to(dtype)[:, :9]
+    turn = angles(3, half)
+    found = rope_store.rotate_triton(x, *turn, interleaved)
+    compare(found, rope_store.rotate_torch(x, *turn, interleaved), dtype, "rotate")
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
+@pytest.mark.parametrize("heads", [(4, 2), (12, 3), (1, 9)], ids=str)
+def test_rope_and_store_equals_its_twin(quantized, heads):
+    num_heads, kv_heads = heads
+    batch = make_batch([(3, 5), (1, 20)], 16, DEVICE)
+    slots = batch.slot_mapping.clone()
+    slots[1] = -1
+    dtype = DTYPES[-1]
+    caches = [make_cache(batch, 16, kv_heads, 80, dtype, quantized) for _ in range(2)]
+    for part in ("k", "v", "k_scale", "v_scale"):
+        if (kept := getattr(caches[0], part)) is not None:
+            getattr(caches[1], part).copy_(kept)
+    fused = torch.randn(4, num_heads + 2 * kv_heads, 80, device=DEVICE).to(dtype)
+    parts, turn = fused.split((num_heads, kv_heads, kv_heads), 1), angles(4, 40)
+    found = rope_store.rope_store_triton(*parts, *turn, caches[0], slots)
+    wanted = rope_store.rope_store_torch(*parts, *turn, caches[1], slots)
+    compare(found, wanted, dtype, "rope + store: q")
+    compare_caches(*caches, dtype)
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
+def test_store_equals_its_twin(quantized):
+    batch = make_batch([(5, 9)], 16, DEVICE)
+    dtype = DTYPES[-1]
+    caches = [make_cache(batch, 16, 2, 64, dtype, quantized) for _ in range(2)]
+    k, v = torch.randn(2, 5, 2, 64, device=DEVICE).to(dtype)
+    k[2, 1] = 0  # a scale of zero divides nothing
+    for store, cache in zip((rope_store.store_triton, rope_store.store_torch), caches, strict=True):
+        for part in (cache.k, cache.v, cache.k_scale, cache.v_scale):
+            if part is not None:
+                part.zero_()
+        store(k, v, cache, batch.slot_mapping)
+    compare_caches(*caches, dtype)
+
+
+def compare_caches(found, wanted, dtype):
+    if found.k_scale is not None:
+        for name in ("k", "v"):
+            off = (getattr(found, name).int() - getattr(wanted, name).int()).abs()
+            assert off.max() <= 1  # a key at the edge of rounding: multiply-add rounds once
+            assert (off > 0).float().mean() < 0.01
+        pairs = ((found.k_scale, wanted.k_scale), (found.v_scale, wanted.v_scale))
+    else:
+        pairs = ((found.k, wanted.k), (found.v, wanted.v))
+    for mine, twin in pairs:
+        assert torch.equal(mine.isnan(), twin.isnan())
+        compare(mine.nan_to_num(), twin.nan_to_num(), dtype, "rope + store: cache")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [64, 100, 2048])
+def test_norms_equal_their_twins(dtype, size):
+    x, residual = torch.randn(2, 5, size, device=DEVICE).to(dtype)
+    weight = torch.randn(size, device=DEVICE).to(dtype)
+    compare(
+        rows.rms_norm_triton(x, weight, 1e-6), rows.rms_norm_torch(x, weight, 1e-6), dtype, "rms_norm"
+    )
+    found = rows.add_rms_norm_triton(x, residual, weight, 1e-6)
+    wanted = rows.add_rms_norm_torch(x, residual, weight, 1e-6)
+    compare(found[0], wanted[0], dtype, "add_rms_norm")
+    assert torch.equal(found[1], wanted[1])
+
+
+def test_norm_of_heads_inside_a_fused_matrix():
+    fused = torch.randn(3, 8, 96, device=DEVICE)[:, 2:6]
+    weight = torch.randn(96, device=DEVICE)
+    found = rows.rms_norm_triton(fused, weight, 1e-6)
+    compare(found, rows.rms_norm_torch(fused, weight, 1e-6), torch.float32, "rms_norm of heads")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gated_activations_equal_their_twin(dtype, activation):
+    gate_up = (torch.randn(3, 2 * 1100, device=DEVICE) * 3).to(dtype)
+    found = rows.gated_triton(gate_up, activation)
+    compare(found, rows.gated_torch(gate_up, activation), dtype, activation)
+
+
+def test_token_masks_ban_the_same_tokens():
+    logits = torch.randn(4, 1100, device=DEVICE)
+    mask = torch.randint(-(2**31), 2**31, (3, 35), device=DEVICE).to(torch.int32)
+    where = torch.tensor([3, -1, 0], dtype=torch.int32, device=DEVICE)
+    wanted = logits.clone()
+    rows.apply_token_mask_triton(logits, mask, where)
+    rows.apply_token_mask_torch(wanted, mask, where)
+    assert torch.equal(logits, wanted)
+    assert torch.isneginf(logits[3]).any()
+    assert torch.isfinite(logits[1:3]).all()
+
+
+def test_samples_equal_their_twin():
+    logits = torch.randn(12, 5000, device=DEVICE)
+    logits[3, 100], logits[3, 4000] = 9.0, 9.0  # a tie in two parts: the lower token wins
+    heat = torch.tensor([0.0, 0.7, 1.0, 0.0, 2.0, -1.0] * 2, device=DEVICE)
+    seeds = torch.randint(-(2**62), 2**62, (12,), device=DEVICE) * 2 + 1
+    positions = torch.arange(12, device=DEVICE) * 1000
+    found = sample.sample_triton(logits, heat, seeds, positions)
+    assert found.tolist() == sample.sample_torch(logits, heat, seeds, positions).tolist()
+    assert found[3] == 100
+
+
+def test_candidates_are_drawn_as_in_the_whole_vocabulary():
+    logits = torch.randn(6, 3000, device=DEVICE)
+    best, ids = logits.topk(40, 1)
+    cut = torch.full_like(logits, float("-inf")).scatter(1, ids, best)
+    heat = torch.full((6,), 0.8, device=DEVICE)
+    seeds, positions = torch.arange(6, device=DEVICE), torch.arange(6, device=DEVICE) + 50
+    found = sample.sample_triton(best, heat, seeds, positions, ids)
+    assert found.tolist() == sample.sample_torch(cut, heat, seeds, positions).tolist()

@@ -74,7 +74,7 @@ def attend_triton(
     common = {
         "scale": params.scale, "window": params.window, "soft_cap": params.soft_cap,
         "num_kv_heads": num_kv_heads, "group": group, "head_dim": head_dim,
-        "block_size": cache.k.shape[1], "quantised": cache.k_scale is not None,
+        "block_size": cache.k.shape[1], "quantized": cache.k_scale is not None,
         "padded_dim": max(next_power_of_2(head_dim), 16),
     }  # fmt: skip
     kv = (cache.k, cache.v, cache.k_scale, cache.v_scale)
@@ -110,7 +110,7 @@ def _attend_tiles(
     q: Ptr, positions: Ptr, first: Ptr, last: Ptr,  # rows' queries; KV tokens [first, last) to see
     k: Ptr, v: Ptr, k_scale: Ptr, v_scale: Ptr, table: Ptr, kv_head: Ptr,
     scale: constexpr, window: constexpr, soft_cap: constexpr,
-    num_kv_heads: constexpr, head_dim: constexpr, block_size: constexpr, quantised: constexpr,
+    num_kv_heads: constexpr, head_dim: constexpr, block_size: constexpr, quantized: constexpr,
     padded_dim: constexpr, rows: constexpr, tile: constexpr,
 ) -> Ptr:  # fmt: skip
     """Online softmax of a tile of rows over a range of KV tokens: (acc, maximum, sum)."""
@@ -130,7 +130,7 @@ def _attend_tiles(
             mask=seen[None, :] & in_head[:, None], other=0,
         ).to(q.dtype)  # fmt: skip
         scores = tl.dot(q, k_tile, input_precision="ieee")
-        if quantised:
+        if quantized:
             scores *= tl.load(k_scale + slot_head, mask=seen, other=0).to(tl.float32)[None, :]
         if soft_cap > 0:
             scores = (2 * tl.sigmoid(scores * (2 * scale / soft_cap)) - 1) * (
@@ -152,7 +152,7 @@ def _attend_tiles(
             v + slot_head[:, None] * head_dim + dims[None, :],
             mask=seen[:, None] & in_head[None, :], other=0,
         ).to(q.dtype)  # fmt: skip
-        if quantised:
+        if quantized:
             weights *= tl.load(v_scale + slot_head, mask=seen, other=0).to(tl.float32)[None, :]
         acc = acc * shrink[:, None] + tl.dot(weights.to(q.dtype), v_tile, input_precision="ieee")
         top = new_top
@@ -165,7 +165,7 @@ def _prefill(
     query_start: Ptr, context_lens: Ptr, tables: Ptr, table_stride: Ptr, num_seqs: Ptr,
     scale: constexpr, window: constexpr, soft_cap: constexpr,
     num_kv_heads: constexpr, group: constexpr, head_dim: constexpr, block_size: constexpr,
-    quantised: constexpr, padded_dim: constexpr, rows: constexpr, tile: constexpr,
+    quantized: constexpr, padded_dim: constexpr, rows: constexpr, tile: constexpr,
 ) -> None:  # fmt: skip
     """One program: up to rows // group queries of one sequence, all heads of one KV head."""
     q_tokens: constexpr = rows // group
@@ -204,7 +204,7 @@ def _prefill(
     acc, _, total = _attend_tiles(
         q_tile, positions, first, last, k, v, k_scale, v_scale,
         tables + seq.to(tl.int64) * table_stride, kv_head, scale, window, soft_cap,
-        num_kv_heads, head_dim, block_size, quantised, padded_dim, rows, tile,
+        num_kv_heads, head_dim, block_size, quantized, padded_dim, rows, tile,
     )  # fmt: skip
     acc /= tl.where(total > 0, total, 1.0)[:, None]
     to = (at * num_kv_heads * group + head)[:, None] * head_dim + dims[None, :]
@@ -217,7 +217,7 @@ def _decode(
     query_start: Ptr, context_lens: Ptr, tables: Ptr, table_stride: Ptr,
     scale: constexpr, window: constexpr, soft_cap: constexpr,
     num_kv_heads: constexpr, group: constexpr, head_dim: constexpr, block_size: constexpr,
-    quantised: constexpr, padded_dim: constexpr, num_splits: constexpr, rows: constexpr,
+    quantized: constexpr, padded_dim: constexpr, num_splits: constexpr, rows: constexpr,
     tile: constexpr,
 ) -> None:  # fmt: skip
     """One program: one sequence's token, the heads of one KV head, one piece of the context."""
@@ -244,7 +244,7 @@ def _decode(
     acc, top, total = _attend_tiles(
         q_tile, positions, first, last, k, v, k_scale, v_scale,
         tables + seq.to(tl.int64) * table_stride, kv_head, scale, window, soft_cap,
-        num_kv_heads, head_dim, block_size, quantised, padded_dim, rows, tile,
+        num_kv_heads, head_dim, block_size, quantized, padded_dim, rows, tile,
     )  # fmt: skip
     total = tl.where(total > 0, total, 1.0)  # a piece may lie beyond the context
     acc /= total[:, None]

@@ -1,4 +1,4 @@
-"""Kernels that import Triton when first launched, and the choice between a kernel and its twin.
+"""Kernels that import Triton when first launched, so that only a GPU worker needs it.
 
 Knows how a Python function becomes a Triton kernel; knows no kernel. Modules with kernels write
 `from __future__ import annotations` and import `tl`, `constexpr` and `Ptr` from here: they are
@@ -11,10 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from typing import Any
 
 Ptr = Any  # a tensor; inside the kernel a pointer to its first element
 constexpr = Any  # a value that the kernel is compiled for
@@ -77,20 +74,6 @@ loop_bound: Any = Kernel(_loop_bound)
 def has_triton() -> bool:
     """Whether Triton is installed; does not import it."""
     return importlib.util.find_spec("triton") is not None
-
-
-def by_device(on_gpu: Callable[P, R], twin: Callable[P, R]) -> Callable[P, R]:
-    """The kernel's launcher where the first argument is on a GPU and Triton is there, or the twin.
-
-    Both have the same contract, which stands in the twin's docstring.
-    """
-
-    @functools.wraps(twin)
-    def choose(*args: P.args, **kwargs: P.kwargs) -> R:
-        on_cuda = getattr(args[0], "is_cuda", False) and has_triton()
-        return on_gpu(*args, **kwargs) if on_cuda else twin(*args, **kwargs)
-
-    return choose
 
 
 def next_power_of_2(n: int) -> int:
