@@ -79,11 +79,13 @@ class TorchPaged:
 def quantize_kv(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (num_tokens, num_kv_heads, head_dim) → int8 of the same shape and its float16 scales.
 
-    One scale per token and head. The rounded scale divides, so that q * scale is the nearest.
+    One scale per token and head. The rounded scale divides, so that q * scale is the nearest;
+    it is a normal number also for tiny x, whose error stays below what float16 can tell apart.
     """
-    scale = (x.abs().amax(-1).float() / _INT8_MAX).half()
-    divisor = scale.float().clamp_min(torch.finfo(torch.float16).tiny).unsqueeze(-1)
-    return (x.float() / divisor).round().clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8), scale
+    smallest = torch.finfo(torch.float16).tiny
+    scale = (x.abs().amax(-1).float() / _INT8_MAX).clamp_min(smallest).half()
+    steps = x.float() / scale.float().unsqueeze(-1)
+    return steps.round().clamp(-_INT8_MAX, _INT8_MAX).to(torch.int8), scale
 
 
 class _Cut:

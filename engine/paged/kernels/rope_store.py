@@ -97,8 +97,9 @@ def _keep(
 ) -> None:  # fmt: skip
     """Write a tile of heads to rows (step,) of the cache, one scale for each if it is int8."""
     if quantized:
-        scale = tl.div_rn(tl.max(tl.abs(tile), 1), 127.0).to(tl.float16)
-        divisor = tl.maximum(scale.to(tl.float32), 6.103515625e-05)  # float16's smallest normal
+        scale = tl.div_rn(tl.max(tl.abs(tile), 1), 127.0)
+        scale = tl.maximum(scale, 6.103515625e-05).to(tl.float16)  # float16's smallest normal
+        divisor = scale.to(tl.float32)
         tile = tl.div_rn(tile, tl.broadcast_to(divisor[:, None], tile.shape))
         tile = (tile + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds half to even, as torch does
         tile = tl.minimum(tl.maximum(tile, -127.0), 127.0)
@@ -182,10 +183,10 @@ def store_torch(
     for new, part, scales in ((k, cache.k, cache.k_scale), (v, cache.v, cache.v_scale)):
         x = new[kept].float()
         if scales is not None:
-            scale = (x.abs().amax(-1) / 127).half()
+            smallest = torch.finfo(torch.float16).tiny  # else tiny keys would come back smaller
+            scale = (x.abs().amax(-1) / 127).clamp_min(smallest).half()
             scales.view(-1, scales.shape[-1])[slots] = scale
-            smallest = torch.finfo(torch.float16).tiny
-            x = (x / scale.float().clamp_min(smallest).unsqueeze(-1)).round().clamp(-127, 127)
+            x = (x / scale.float().unsqueeze(-1)).round().clamp(-127, 127)
         part.view(-1, *part.shape[2:])[slots] = x.to(part.dtype)
 
 
