@@ -133,10 +133,7 @@ class Scheduler:
                 budget -= self._chunk(request, budget, chunks)
         if self._waiting and not is_short:
             self._admit(budget, chunks)
-
-        plan = self._seal(decoding, starts, chunks)
-        self._launched.append(plan)
-        return plan
+        return self._seal(decoding, starts, chunks)
 
     def _grow(self, pausing: list[Request]) -> bool:
         """Give each decoding row the block it needs; True if somebody went short of one."""
@@ -202,14 +199,15 @@ class Scheduler:
             cells=tuple(self._cells),
         )
         self._cells = []
+        self._launched.append(plan)
         return plan
 
     # -- admission and preemption ------------------------------------------------------------------
 
     def _admit(self, budget: int, chunks: list[tuple[Request, int]]) -> None:
         """Give rows and blocks to the waiting, in order, while there is room for them."""
-        place = 0
-        while budget and self._rows and place < len(self._waiting):
+        place = 0  # how many were passed over; not all of a long queue is looked at in each step
+        while budget and self._rows and place < min(len(self._waiting), self.limits.max_running):
             request = self._waiting[place]
             hits = self._hits(request)
             if hits is None:
@@ -255,7 +253,7 @@ class Scheduler:
         stale = range(len(request.blocks), self._widths[row])
         self._cells += [(row, column, 0) for column in stale]
         self._widths[row] = len(request.blocks)
-        self.index.claim(request.keys[len(hits) :], request.id)
+        self.index.claim(request.keys[request.published :], request.id)
         insort(self._running, request, key=_ORDER)
 
     def _extend(self, request: Request, count: int) -> None:

@@ -248,16 +248,22 @@ class World:
 
 
 def random_sizes(random):
-    block_size = random.choice([1, 2, 3, 4, 5])
-    max_running = random.randint(1, 5)
+    max_running = random.choice([1, 3, 4, 6])
     return limits(
-        num_blocks=random.randint(3, 16),
-        block_size=block_size,
-        context_length=random.randint(4, 40),
+        num_blocks=random.randint(4, 20),
+        block_size=random.randint(1, 4),
+        context_length=random.randint(8, 40),
         max_running=max_running,
         max_waiting=8,
         step_tokens=max_running + random.choice([0, 1, 4, 30]),
     )
+
+
+def random_prompt(random, max_length):
+    """Half of them begin alike, so that they share blocks."""
+    length = random.randint(1, max_length // random.choice([1, 2, 3]))
+    alike = random.choice([0, length, random.randint(0, length)])
+    return [0] * alike + [random.randrange(4) for _ in range(length - alike)]
 
 
 def play(world, random, operations, depth):
@@ -265,17 +271,14 @@ def play(world, random, operations, depth):
     for _ in range(operations):
         draw = random.random()
         if draw < 0.25 and len(world.live) < world.limits.max_requests:
-            length = random.randint(1, world.limits.max_context)
-            prompt = [0] * random.randint(0, length)
-            prompt += [random.randrange(4) for _ in range(length - len(prompt))]
             world.add(
-                prompt,
-                random.choice([-1, 0, 1, 2, 5, 9]),
-                end_tokens=random.choice([END, frozenset()]),
+                random_prompt(random, world.limits.max_context),
+                random.choice([-1, -1, -1, 0, 1, 9]),
+                end_tokens=random.choice([END, frozenset(), frozenset(), frozenset()]),
                 priority=random.choice([0, 0, 0, 1]),
                 salt=random.choice([b"", b"", b"other"]),
             )
-        elif draw < 0.30 and world.live:
+        elif draw < 0.28 and world.live:
             world.abort(random.choice(list(world.live.values())))
             world.check()
         elif len(world.launched) <= depth and (draw < 0.65 or not world.launched):
