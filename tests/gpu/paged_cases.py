@@ -2,7 +2,9 @@
 
 import torch
 
+from engine.gguf.types import BLOCKS
 from engine.paged.attention.base import AttentionBatch, KvLayer
+from engine.paged.weights.planar import repack
 
 
 def make_batch(lengths, block_size, device="cpu", poison=True):
@@ -45,3 +47,21 @@ def make_cache(batch, block_size, num_kv_heads, head_dim, dtype, quantized=False
     for part in parts:
         part[~written] = float("nan")
     return KvLayer(*parts)
+
+
+_HALVES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}  # offsets of float16 fields
+
+
+def random_blocks(kind, out_features, in_features):
+    """Random valid blocks of a ggml type as (bytes,) uint8: all bits random, scales finite."""
+    elements, size = BLOCKS[kind]
+    raw = torch.randint(0, 256, (out_features * in_features // elements, size)).to(torch.uint8)
+    for at in _HALVES[kind.name]:
+        scale = (torch.randn(len(raw), 1) / 64).half()
+        raw[:, at : at + 2] = scale.view(torch.uint8)
+    return raw.view(-1)
+
+
+def random_planar(kind, out_features, in_features, device="cpu"):
+    raw = random_blocks(kind, out_features, in_features)
+    return repack(raw.to(device), kind, in_features)

@@ -1,8 +1,8 @@
 """Every Triton kernel against its torch twin, on a GPU or in Triton's interpreter.
 
 Set TRITON_INTERPRET=1 to run it on the CPU; the integration tests do. The interpreter of Triton 3.6
-multiplies bf16 bit patterns in `dot` (triton#11584), so bf16 is checked on a device only. Shapes are
-tiny, because the interpreter needs some 10 ms for each program.
+multiplies bf16 bit patterns in `dot` (triton#11584), so bf16 is checked on a device only. Shapes
+are tiny, because the interpreter needs some 10 ms for each program.
 """
 
 import os
@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from engine.paged.attention.base import AttentionParams
-from engine.paged.kernels import rope_store, rows, sample
+from engine.paged.kernels import planar_linear, rope_store, rows, sample
 from engine.paged.kernels.attention import attend_torch, attend_triton
-from tests.gpu.paged_cases import make_batch, make_cache
+from engine.paged.weights.planar import PLANAR_TYPES, dequantize_planar
+from tests.gpu.paged_cases import make_batch, make_cache, random_planar
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -57,7 +58,11 @@ def test_attention_equals_its_twin(dtype, heads, kv_heads, head_dim, lengths):
 
 @pytest.mark.parametrize(
     "params",
-    [AttentionParams(0.2, window=9), AttentionParams(0.4, soft_cap=5.0), AttentionParams(0.3, 33, 2.0)],
+    [
+        AttentionParams(0.2, window=9),
+        AttentionParams(0.4, soft_cap=5.0),
+        AttentionParams(0.3, 33, 2.0),
+    ],
     ids=["window", "soft cap", "both"],
 )
 @pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
@@ -89,8 +94,8 @@ def check_attention(dtype, heads, kv_heads, head_dim, lengths, params, quantized
     q = fused[:, :heads]  # as it comes out of one matrix for q, k and v
     found = attend_triton(q, cache, batch, params, splits)
     wanted = attend_torch(q, cache, batch, params)
-    what = f"attention {'decode' if batch.max_query_len == 1 else 'mixed'} {heads}/{kv_heads}x{head_dim}"
-    compare(found, wanted, dtype, f"{what}{' int8' if quantized else ''}")
+    kind = ("decode" if batch.max_query_len == 1 else "mixed") + " int8" * quantized
+    compare(found, wanted, dtype, f"attention {kind} {heads}/{kv_heads}x{head_dim}")
 
 
 def angles(num_tokens, half):
@@ -163,7 +168,10 @@ def test_norms_equal_their_twins(dtype, size):
     x, residual = torch.randn(2, 5, size, device=DEVICE).to(dtype)
     weight = torch.randn(size, device=DEVICE).to(dtype)
     compare(
-        rows.rms_norm_triton(x, weight, 1e-6), rows.rms_norm_torch(x, weight, 1e-6), dtype, "rms_norm"
+        rows.rms_norm_triton(x, weight, 1e-6),
+        rows.rms_norm_torch(x, weight, 1e-6),
+        dtype,
+        "rms_norm",
     )
     found = rows.add_rms_norm_triton(x, residual, weight, 1e-6)
     wanted = rows.add_rms_norm_torch(x, residual, weight, 1e-6)
@@ -217,3 +225,37 @@ def test_candidates_are_drawn_as_in_the_whole_vocabulary():
     seeds, positions = torch.arange(6, device=DEVICE), torch.arange(6, device=DEVICE) + 50
     found = sample.sample_triton(best, heat, seeds, positions, ids)
     assert found.tolist() == sample.sample_torch(cut, heat, seeds, positions).tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", PLANAR_TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("num_tokens", [1, 3, 17, 65])
+def test_quantized_projection_equals_its_twin(dtype, kind, num_tokens):
+    weight = random_planar(kind, 70, 768, DEVICE)
+    x = torch.randn(num_tokens, 800, device=DEVICE).to(dtype)[:, :768]
+    wide = torch.zeros(2, num_tokens, 100, device=DEVICE).to(dtype)
+    planar_linear.planar_matmul_triton(x, weight, wide[0, :, 10:80], 1)
+    planar_linear.planar_matmul_torch(x, weight, wide[1, :, 10:80], 1)
+    compare(*wide, dtype, f"{kind.name} {num_tokens} tokens")
+    assert not wide[0, :, :10].any()
+    assert not wide[0, :, 80:].any()
+
+
+@pytest.mark.parametrize("kind", PLANAR_TYPES, ids=lambda kind: kind.name)
+def test_decoding_on_the_device_is_exact(kind):
+    weight = random_planar(kind, 5, 512, DEVICE)
+    found = planar_linear.dequantize_triton(weight, torch.float32)
+    wanted = dequantize_planar(weight)
+    if INTERPRETED:
+        assert torch.equal(found, wanted)
+    compare(found, wanted, torch.float32, f"{kind.name} decoded")
+
+
+def test_rows_that_are_no_multiple_of_a_tile():
+    weight = random_planar(PLANAR_TYPES[0], 33, 32 * 9, DEVICE)
+    for num_tokens in (1, 2):
+        x = torch.randn(num_tokens, 288, device=DEVICE)
+        out = torch.empty(2, num_tokens, 33, device=DEVICE)
+        planar_linear.planar_matmul_triton(x, weight, out[0], 8)
+        planar_linear.planar_matmul_torch(x, weight, out[1], 8)
+        compare(*out, torch.float32, "Q8_0 odd")

@@ -70,7 +70,12 @@ def attend_triton(
     num_seqs, num_kv_heads = batch.context_lens.shape[0], cache.k.shape[2]
     group = num_heads // num_kv_heads
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    where = (batch.query_start, batch.context_lens, batch.block_tables, batch.block_tables.stride(0))
+    where = (
+        batch.query_start,
+        batch.context_lens,
+        batch.block_tables,
+        batch.block_tables.stride(0),
+    )
     common = {
         "scale": params.scale, "window": params.window, "soft_cap": params.soft_cap,
         "num_kv_heads": num_kv_heads, "group": group, "head_dim": head_dim,
@@ -203,7 +208,7 @@ def _prefill(
         first = tl.maximum(context - query_len + offset - window + 1, 0) // tile * tile
     acc, _, total = _attend_tiles(
         q_tile, positions, first, last, k, v, k_scale, v_scale,
-        tables + seq.to(tl.int64) * table_stride, kv_head, scale, window, soft_cap,
+        tables + tl.cast(seq, tl.int64) * table_stride, kv_head, scale, window, soft_cap,
         num_kv_heads, head_dim, block_size, quantized, padded_dim, rows, tile,
     )  # fmt: skip
     acc /= tl.where(total > 0, total, 1.0)[:, None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from engine.paged.kernels.jit import Ptr, cdiv, constexpr, kernel, next_power_of_2, tl
 
@@ -133,7 +133,9 @@ def add_rms_norm_torch(
 def gated_torch(gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
     """gate_up (num_tokens, 2 * size) → activation(gate) * up (num_tokens, size), rounded once."""
     gate, up = gate_up.float().chunk(2, -1)
-    acted = F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")
+    acted = (
+        functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")
+    )
     return (acted * up).to(gate_up.dtype)
 
 
