@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from engine.paged.arch import Activation, RopeSpec
 
+_PACKED_ROWS = 16  # tokens of the step that packed weights are laid out for; any number works
 _YARN_FAST, _YARN_SLOW = 32.0, 1.0  # rotations within the trained context; llama.cpp's defaults
 
 
@@ -37,11 +38,36 @@ class DenseLinear:
 
     @property
     def nbytes(self) -> int:
-        tensors = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        return sum(tensor.nbytes for tensor in tensors)
+        return sum(tensor.nbytes for tensor in (self.weight, self.bias) if tensor is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
+
+
+class PackedLinear:
+    """Weights in the order of bytes that oneDNN multiplies by; for the CPU, 1.2 to 2 times faster.
+
+    weight (out_features, in_features) and bias (out_features,) as in DenseLinear.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
+        self._bias = bias
+        self.nbytes = sum(tensor.nbytes for tensor in (weight, bias) if tensor is not None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._packed, self._bias, "none", [], ""
+        )
+        return out
+
+
+def dense_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """The fastest dense linear for where `weight` is."""
+    packable = weight.dtype in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
+    if packable and torch.backends.mkldnn.is_available():
+        return PackedLinear(weight, bias)
+    return DenseLinear(weight, bias)
 
 
 class Rope:

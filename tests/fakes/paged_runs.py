@@ -67,7 +67,7 @@ class Sequences:
 
     @torch.inference_mode()
     def step(self, counts):
-        """Compute `counts[i]` more tokens of each sequence: the logits of all, sequence by sequence."""
+        """Compute `counts[i]` more tokens of each sequence: logits of all, one after another."""
         contexts = [done + count for done, count in zip(self.computed, counts, strict=True)]
         spans = zip(self.tokens, self.computed, contexts, strict=True)
         token_ids = torch.tensor([t for tokens, a, b in spans for t in tokens[a:b]])

@@ -22,6 +22,7 @@ SHAPE = {
     "eos_token_id": 2,
 }
 
+EAGER = {"attn_implementation": "eager"}  # Transformers' only one that applies soft caps
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -94,8 +95,7 @@ def random_model(name):
     """A model with random weights everywhere, also where initialisation gives ones and zeros."""
     family, changes = CASES[name]
     suffix = "TextConfig" if family == "Gemma3" else "Config"
-    config = getattr(transformers, family + suffix)(**(SHAPE | changes))
-    config._attn_implementation = "eager"  # the only one of Transformers' that applies soft caps
+    config = getattr(transformers, family + suffix)(**SHAPE | changes | EAGER)
     torch.manual_seed(1)
     model = getattr(transformers, family + "ForCausalLM")(config).eval()
     with torch.no_grad():

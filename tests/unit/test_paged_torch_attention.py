@@ -45,7 +45,7 @@ class Step:
         self.k = [torch.randn(context, kv_heads, HEAD_DIM, dtype=dtype) for context in contexts]
         self.v = [torch.randn(context, kv_heads, HEAD_DIM, dtype=dtype) for context in contexts]
         self.q = torch.randn(sum(queries), kv_heads * group, HEAD_DIM, dtype=dtype)
-        self.backend = TorchPaged(group_tokens=64)
+        self.backend = TorchPaged(group_bytes=64 * kv_heads * HEAD_DIM * 4)
         everything = step_batch(contexts, contexts, tables, BLOCK_SIZE).slot_mapping
         self.backend.store(torch.cat(self.k), torch.cat(self.v), self.cache, everything)
 

@@ -6,6 +6,7 @@ piece gathers its keys and values by slot and calls `scaled_dot_product_attentio
 the sequence itself are ever read: what lies in free, padding or half-filled blocks cannot matter.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 from engine.paged.attention.base import AttentionBatch, AttentionParams, KvLayer
 
 _INT8_MAX = 127
+_GROUP_BYTES = 1 << 20  # of keys that a group of decoding sequences gathers: a core's cache
 _QUERIES = 256  # of a chunk that continues a context, per piece: bounds the mask
 _PADDING = 1.25  # a group's longest sequence may exceed its shortest by this factor
 
@@ -37,13 +39,17 @@ class _Piece:
 
 
 class TorchPaged:
-    """An AttentionBackend for any device. Remembers the pieces of the step it saw last."""
+    """An AttentionBackend for any device.
 
-    def __init__(self, group_tokens: int = 4096) -> None:
-        """group_tokens bounds the keys that one group of decoding sequences gathers."""
-        self._group_tokens = group_tokens
+    Remembers the pieces of the step it saw last, so a step needs an AttentionBatch of its own, and
+    keeps the memory it gathers into, which would cost more to map again than to fill.
+    """
+
+    def __init__(self, group_bytes: int = _GROUP_BYTES) -> None:
+        self._group_bytes = group_bytes
         self._batch: AttentionBatch | None = None
         self._pieces: dict[tuple[int, int], tuple[_Piece, ...]] = {}
+        self._scratch: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def store(self, k: Tensor, v: Tensor, cache: KvLayer, slot_mapping: Tensor) -> None:
         for new, kept, scales in ((k, cache.k, cache.k_scale), (v, cache.v, cache.v_scale)):
@@ -56,24 +62,69 @@ class TorchPaged:
     def attend(
         self, q: Tensor, cache: KvLayer, batch: AttentionBatch, params: AttentionParams
     ) -> Tensor:
-        pieces = self._pieces_of(batch, q, cache.k.shape[1], params.window)
+        pieces = self._pieces_of(batch, cache, params.window)
         if len(pieces) == 1 and pieces[0].tokens == slice(0, len(q)):
-            return _attend_piece(q, cache, pieces[0], params)
+            return self._attend_piece(q, cache, pieces[0], params)
         out = torch.zeros_like(q)
         for piece in pieces:
-            out[piece.tokens] = _attend_piece(q[piece.tokens], cache, piece, params)
+            out[piece.tokens] = self._attend_piece(q[piece.tokens], cache, piece, params)
         return out
 
     def _pieces_of(
-        self, batch: AttentionBatch, q: Tensor, block_size: int, window: int
+        self, batch: AttentionBatch, cache: KvLayer, window: int
     ) -> tuple[_Piece, ...]:
         if batch is not self._batch:
             self._batch, self._pieces = batch, {}
+        block_size = cache.k.shape[1]
         key = (block_size, window)
         if key not in self._pieces:
-            cut = _Cut(batch, block_size, window, q.dtype)
-            self._pieces[key] = tuple(cut.pieces(self._group_tokens))
+            slot_bytes = cache.k[0, 0].numel() * 4  # decoding computes in float32
+            cut = _Cut(batch, block_size, window)
+            self._pieces[key] = tuple(cut.pieces(self._group_bytes // slot_bytes))
         return self._pieces[key]
+
+    def _attend_piece(
+        self, q: Tensor, cache: KvLayer, piece: _Piece, params: AttentionParams
+    ) -> Tensor:
+        """q (rows * queries, num_heads, head_dim) → the same shape."""
+        num_kv_heads, head_dim = cache.k.shape[2:]
+        decodes = len(q) == len(piece.slots)
+        # a processor multiplies matrices in bfloat16 well, but not the few rows of decoding
+        dtype = torch.float32 if decodes and q.device.type == "cpu" else q.dtype
+        k = self._gather("k", cache.k, cache.k_scale, piece.slots, dtype)
+        v = self._gather("v", cache.v, cache.v_scale, piece.slots, dtype)
+        if decodes:  # heads that share keys are the queries of one head
+            grouped = q.view(len(q), num_kv_heads, -1, head_dim).to(dtype)
+            return _attention(grouped, k, v, piece, params).reshape(q.shape).to(q.dtype)
+        # a chunk: each key and value head is a batch entry, the heads that share it are its heads
+        grouped = q.view(len(q), num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
+        shape = (num_kv_heads, grouped.shape[1], -1, head_dim)
+        k, v = k.transpose(0, 1).expand(shape), v.transpose(0, 1).expand(shape)
+        return _attention(grouped, k, v, piece, params).permute(2, 0, 1, 3).reshape(q.shape)
+
+    def _gather(
+        self, name: str, kept: Tensor, scales: Tensor | None, slots: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """(rows, num_kv_heads, keys, head_dim), a view of scratch memory (rows, keys, …)."""
+        flat, heads = slots.view(-1), kept.shape[2:]
+        found = self._room(name, (len(flat), *heads), kept)
+        torch.index_select(kept.view(-1, *heads), 0, flat, out=found)
+        if scales is not None:
+            scale = scales.view(-1, scales.shape[-1]).index_select(0, flat).unsqueeze(-1)
+            found = (found * scale.float()).to(dtype)
+        elif dtype != kept.dtype:
+            found = self._room(name, found.shape, found, dtype).copy_(found)
+        return found.view(*slots.shape, *heads).transpose(1, 2)
+
+    def _room(
+        self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Scratch memory of this shape, with the device and by default the dtype of `like`."""
+        key, size = (name, dtype or like.dtype), math.prod(shape)
+        room = self._scratch.get(key)
+        if room is None or room.numel() < size:
+            room = self._scratch[key] = torch.empty(size, dtype=key[1], device=like.device)
+        return room[:size].view(shape)
 
 
 def quantize_kv(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,11 +142,9 @@ def quantize_kv(x: Tensor) -> tuple[Tensor, Tensor]:
 class _Cut:
     """Cuts one step into pieces, for all layers of one window."""
 
-    def __init__(
-        self, batch: AttentionBatch, block_size: int, window: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, batch: AttentionBatch, block_size: int, window: int) -> None:
         self._block_tables, self._block_size = batch.block_tables, block_size
-        self._window, self._dtype = window, dtype
+        self._window = window
         self._device = batch.block_tables.device
         self._starts: list[int] = batch.query_start.tolist()
         self._contexts: list[int] = batch.context_lens.tolist()
@@ -175,44 +224,20 @@ class _Cut:
         return blocks * self._block_size + positions % self._block_size
 
     def _hide(self, hidden: Tensor) -> Tensor:
-        """-inf where `hidden`, else 0."""
-        zeros = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+        """-inf where `hidden`, else 0; float32."""
+        zeros = torch.zeros(hidden.shape, device=self._device)
         return zeros.masked_fill_(hidden, float("-inf"))
 
     def _column(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, device=self._device).unsqueeze(1)
 
 
-def _attend_piece(q: Tensor, cache: KvLayer, piece: _Piece, params: AttentionParams) -> Tensor:
-    """q (rows * queries, num_heads, head_dim) → the same shape."""
-    num_kv_heads, head_dim = cache.k.shape[2:]
-    k = _gather(cache.k, cache.k_scale, piece.slots, q.dtype)
-    v = _gather(cache.v, cache.v_scale, piece.slots, q.dtype)
-    if len(q) == len(piece.slots):  # decode: heads that share keys are queries of one head
-        grouped = q.view(len(q), num_kv_heads, -1, head_dim)
-        return _attention(grouped, k, v, piece, params).reshape(q.shape)
-    # a chunk: each key and value head is a batch entry, the heads that share it are its heads
-    grouped = q.view(len(q), num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
-    shape = (num_kv_heads, grouped.shape[1], -1, head_dim)
-    k, v = k.transpose(0, 1).expand(shape), v.transpose(0, 1).expand(shape)
-    return _attention(grouped, k, v, piece, params).permute(2, 0, 1, 3).reshape(q.shape)
-
-
-def _gather(cache: Tensor, scales: Tensor | None, slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """(rows, num_kv_heads, keys, head_dim), a view of freshly gathered (rows, keys, …)."""
-    flat = slots.view(-1)
-    kept = cache.view(-1, *cache.shape[2:]).index_select(0, flat)
-    if scales is not None:
-        scale = scales.view(-1, scales.shape[-1]).index_select(0, flat).unsqueeze(-1)
-        kept = (kept * scale.float()).to(dtype)
-    return kept.view(*slots.shape, *cache.shape[2:]).transpose(1, 2)
-
-
 def _attention(q: Tensor, k: Tensor, v: Tensor, piece: _Piece, params: AttentionParams) -> Tensor:
     """q (batch, heads, queries, head_dim), k and v with keys for queries → the shape of q."""
     if not params.soft_cap:
+        mask = None if piece.mask is None else piece.mask.to(q.dtype)
         return functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=piece.mask, is_causal=piece.is_causal, scale=params.scale
+            q, k, v, attn_mask=mask, is_causal=piece.is_causal, scale=params.scale
         )
     scores = torch.matmul(q, k.transpose(-1, -2)).float() * (params.scale / params.soft_cap)
     scores = scores.tanh_() * params.soft_cap
