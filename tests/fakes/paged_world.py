@@ -88,6 +88,7 @@ class World:
         self.ids = count(1)
         self.poison = count(-1, -1)
         self.written = {}  # id -> tokens whose KV is committed, in this residence
+        self.preempted = {}  # id -> (how often, tokens then, those in flight included)
         self.steps_without_gain = 0
 
     # -- what a client does ------------------------------------------------------------------------
@@ -134,6 +135,7 @@ class World:
         published = len(self.index)
         plan = self.scheduler.plan(next(self.epochs))
         assert len(self.index) <= published, "published before its step was committed"
+        self._judge_preemptions()
         in_flight = set().union(*(launched.touched for launched in self.launched))
         for row, column, block in plan.cells:
             assert block == 0 or self.index.has(block) or block not in in_flight, "reused too early"
@@ -191,6 +193,17 @@ class World:
         if item.is_sampled:
             self.last_token[item.row] = next_token(before[-1])
         return next_token(before[-1])
+
+    def _judge_preemptions(self):
+        """Nobody may be preempted again before it has gained a token."""
+        for request in self.live.values():
+            times, length = self.preempted.get(request.id, (0, 0))
+            if request.preemptions > times:
+                assert request.preemptions == times + 1
+                assert len(request.tokens) > length, "preempted twice in vain"
+                flying = [i for launched in self.launched for i, _, _ in launched.items]
+                gained = sum(i.request is request and i.is_sampled for i in flying)
+                self.preempted[request.id] = (times + 1, len(request.tokens) + gained)
 
     def _poison_free_blocks(self):
         size = self.limits.block_size

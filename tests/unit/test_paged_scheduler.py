@@ -195,20 +195,14 @@ def test_the_newest_gives_way_and_loses_no_token():
 
 
 @both_depths
-def test_nobody_is_preempted_twice_before_gaining_a_token(depth):
-    world = World(limits(num_blocks=8, max_running=4, block_size=2, context_length=14))
-    requests = [world.add([place], **FOREVER) for place in range(6)]
-    lengths = {request.id: 0 for request in requests}
-    counts = dict(lengths)
-    while world.scheduler.has_work():
-        world.step(depth) if world.live else world.settle()
-        for request in requests:
-            if request.preemptions > counts[request.id]:
-                assert request.preemptions == counts[request.id] + 1
-                assert len(request.tokens) > lengths[request.id]
-                counts[request.id] = request.preemptions
-                lengths[request.id] = request.preempted_length
-    assert world.scheduler.num_preemptions
+@pytest.mark.parametrize("step_tokens", [4, 5, 8])
+def test_nobody_is_preempted_twice_before_gaining_a_token(step_tokens, depth):
+    sizes = {"num_blocks": 16, "block_size": 1, "context_length": 14, "max_running": 4}
+    world = World(limits(step_tokens=step_tokens, **sizes), prefix_cache=False)
+    for place in range(8):
+        world.add([place] * (1 + place % 3), **FOREVER)
+    world.drain(depth)  # the world judges each preemption
+    assert world.scheduler.num_preemptions > 3
 
 
 @both_depths
