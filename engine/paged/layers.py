@@ -51,14 +51,14 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
+        pack = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001 has no public name
+        self._packed = pack(weight, _PACKED_ROWS)
         self._bias = bias
         self.nbytes = sum(tensor.nbytes for tensor in (weight, bias) if tensor is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self._bias, "none", [], ""
-        )
+        multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 has no public name
+        out: Tensor = multiply(x, self._packed, self._bias, "none", [], "")
         return out
 
 

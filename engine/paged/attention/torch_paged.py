@@ -70,9 +70,7 @@ class TorchPaged:
             out[piece.tokens] = self._attend_piece(q[piece.tokens], cache, piece, params)
         return out
 
-    def _pieces_of(
-        self, batch: AttentionBatch, cache: KvLayer, window: int
-    ) -> tuple[_Piece, ...]:
+    def _pieces_of(self, batch: AttentionBatch, cache: KvLayer, window: int) -> tuple[_Piece, ...]:
         if batch is not self._batch:
             self._batch, self._pieces = batch, {}
         block_size = cache.k.shape[1]

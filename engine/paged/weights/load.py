@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.errors import DeviceMemoryError, ModelFormatError
 from engine.gguf import Header, TensorInfo
 from engine.paged.arch import ArchSpec
-from engine.paged.layers import DenseLinear, Linear, Rope
+from engine.paged.layers import DenseLinear, Linear, Rope, dense_linear
 from engine.paged.weights import names
 from engine.paged.weights.dequant import dequantize_into
 
@@ -48,9 +48,12 @@ class Weights:
 
 
 def dense_bytes(header: Header, dtype: torch.dtype) -> int:
-    """Device memory that `load_weights` will take, known before it begins."""
+    """Device memory that `load_weights` will take at most, known before it begins."""
     itemsize: int = dtype.itemsize
-    return header.parameter_count * itemsize
+    embedding = header.tensor(names.EMBEDDING + ".weight")
+    tied = embedding is not None and header.tensor(names.OUTPUT + ".weight") is None
+    again = embedding.elements if embedding and tied else 0  # the CPU's output is packed
+    return (header.parameter_count + again) * itemsize
 
 
 def load_weights(
@@ -84,9 +87,11 @@ class _Loader:
     def weights(self) -> Weights:
         spec = self._spec
         embedding = self._joined((names.Part(names.EMBEDDING, spec.vocab_size),), spec.hidden)
-        output: Linear = DenseLinear(embedding)
         if self._header.tensor(names.OUTPUT + ".weight"):
             output = self._linear((names.Part(names.OUTPUT, spec.vocab_size),), spec.hidden)
+        else:
+            output = dense_linear(embedding)
+            self._nbytes += 0 if isinstance(output, DenseLinear) else output.nbytes
         layers = tuple(self._layer(layer) for layer in range(spec.num_layers))
         factors = self._factors(spec.rope.factors_tensor)
         local_factors = self._factors(spec.local_rope.factors_tensor)
@@ -118,7 +123,7 @@ class _Loader:
         )
 
     def _linear(self, parts: tuple[names.Part, ...], in_features: int) -> Linear:
-        return DenseLinear(self._joined(parts, in_features), self._bias(parts))
+        return dense_linear(self._joined(parts, in_features), self._bias(parts))
 
     def _joined(self, parts: tuple[names.Part, ...], in_features: int) -> Tensor:
         """The parts' rows below each other: (out_features, in_features)."""
