@@ -132,8 +132,11 @@ class World:
         self.check_idle()
 
     def launch(self):
-        published = len(self.index)
+        published, preemptions = len(self.index), self.scheduler.num_preemptions
+        waiting = {r.id for r in self.live.values() if r.phase is not Phase.RUNNING}
         plan = self.scheduler.plan(next(self.epochs))
+        if self.scheduler.num_preemptions > preemptions:
+            assert not waiting & set(plan.ids), "admitted while another was preempted"
         assert len(self.index) <= published, "published before its step was committed"
         self._judge_preemptions()
         in_flight = set().union(*(launched.touched for launched in self.launched))
@@ -231,6 +234,7 @@ class World:
             assert not fresh & free, "free while a launched step writes it"
         for request in self.live.values():
             if request.phase is not Phase.RUNNING:
+                assert (request.computed, request.row, request.blocks) == (0, -1, [])
                 self.written.pop(request.id, None)
             elif request.id in self.written:
                 assert request.published * size <= self.written[request.id], "published unwritten"

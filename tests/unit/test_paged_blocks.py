@@ -49,11 +49,10 @@ def test_a_published_block_is_shared_straight_from_the_fence():
     pool.release([block], epoch=4)
     assert pool.unreferenced([block]) == 1
     pool.share([block])
-    pool.settle(4)
     pool.check([[block]])
     pool.release([block], epoch=5)  # fenced once more, by a later step
     pool.settle(4)
-    assert pool.fenced == 1
+    assert (pool.free, pool.fenced) == (4, 1)
     pool.settle(5)
     pool.check([])
 
