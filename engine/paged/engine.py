@@ -75,9 +75,7 @@ class PagedEngine:
         self._vocab: Vocab = model.vocab
         index = PrefixIndex(model.limits.num_blocks, model.limits.block_size)
         self._scheduler = Scheduler(model.limits, index)
-        self._runner = Runner(
-            model.decoder, model.attention, model.kv, model.limits, model.device
-        )
+        self._runner = Runner(model.decoder, model.attention, model.kv, model.limits, model.device)
         self._grammars = GrammarCompiler(model.vocab)
         self._sequences: dict[int, _Sequence] = {}
         self._options: dict[int, Options] = {}
@@ -125,9 +123,7 @@ class PagedEngine:
         options = Options(sampling, seed, request.logprobs)
         self._scheduler.add(inner)
         self._options[request.id] = options
-        self._sequences[request.id] = _Sequence(
-            request, inner, fitted.truncated, options, grammar
-        )
+        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, options, grammar)
 
     def abort(self, request_id: int) -> None:
         """End a request in whatever state it is; others are ignored."""

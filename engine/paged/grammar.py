@@ -52,9 +52,7 @@ class GrammarCompiler:
         except ValueError as error:
             raise EngineRequestError(f"the output format cannot be compiled: {error}") from error
         if matcher.is_error():
-            raise EngineRequestError(
-                f"the output format cannot be compiled: {matcher.get_error()}"
-            )
+            raise EngineRequestError(f"the output format cannot be compiled: {matcher.get_error()}")
         return Grammar(matcher, self._vocab.size)
 
     def _source(self, guidance: Any, constraint: Constraint) -> str:

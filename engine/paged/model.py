@@ -19,7 +19,7 @@ from engine.paged.decoder import Decoder
 from engine.paged.memory import KvBudget, plan_kv
 from engine.paged.scheduler import Limits
 from engine.paged.vocab import open_vocab
-from engine.paged.weights.load import dense_bytes, load_weights
+from engine.paged.weights.load import load_weights, weight_bytes
 
 BLOCK_SIZE = 32  # tokens
 CPU_ROWS, GPU_ROWS = 16, 64  # sequences at once, unless the spec says
@@ -61,7 +61,7 @@ class PagedModel:
             max_running=rows,
             block_size=BLOCK_SIZE,
             bytes_per_token=2 * arch.num_layers * arch.kv_size * dtype.itemsize,
-            available_bytes=_available(device) - dense_bytes(header, dtype) - RESERVE_BYTES,
+            available_bytes=_available(device) - weight_bytes(header, dtype) - RESERVE_BYTES,
         )
         weights = load_weights(path, header, arch, device, dtype)
         return cls(
@@ -115,4 +115,6 @@ def _cache(
             for _ in range(arch.num_layers)
         )
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        raise DeviceMemoryError(f"no memory for the {budget}; load with a smaller num_ctx") from error
+        raise DeviceMemoryError(
+            f"no memory for the {budget}; load with a smaller num_ctx"
+        ) from error
