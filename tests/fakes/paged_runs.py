@@ -12,10 +12,11 @@ from engine.paged.weights.load import load_weights
 CPU = torch.device("cpu")
 
 
-def load_decoder(path, dtype=torch.float32, context_length=0):
+def load_decoder(path, dtype=torch.float32, context_length=0, keep_quantized=False):
     header = read_header(path)
     spec = arch_spec(header, context_length)
-    return Decoder(spec, load_weights(path, header, spec, CPU, dtype))
+    weights = load_weights(path, header, spec, CPU, dtype, keep_quantized=keep_quantized)
+    return Decoder(spec, weights)
 
 
 def empty_cache(decoder, num_blocks, block_size, dtype=torch.float32, fill=0.0):

@@ -1,9 +1,17 @@
 """The one decoder against Transformers, for every architecture: same weights, same logits."""
 
+import dataclasses
+
+import gguf
 import pytest
 import torch
 import transformers
 
+from engine.errors import ModelFormatError
+from engine.gguf import GGMLType, TensorInfo, read_header
+from engine.paged.arch import arch_spec
+from engine.paged.weights.load import weight_bytes
+from engine.paged.weights.names import check_tensors
 from tests.fakes.hf_to_gguf import write_gguf
 from tests.fakes.paged_runs import Sequences, load_decoder
 
@@ -151,19 +159,86 @@ def test_sequences_do_not_see_each_other(name, tmp_path):
         assert Sequences(decoder, [prompt]).greedy(12) == [tokens]
 
 
-@pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0", "Q4_0"])
-def test_encoded_weights_are_decoded_and_permuted(quantization, tmp_path):
-    import gguf
-
-    model = random_model("llama")
+@pytest.mark.parametrize(
+    ("quantization", "keep"),
+    [
+        ("F16", False),
+        ("BF16", False),
+        ("Q8_0", False),
+        ("Q4_0", False),
+        ("Q8_0", True),
+        ("Q4_0", True),
+    ],
+)
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_encoded_weights_are_decoded_and_permuted(name, quantization, keep, tmp_path):
+    model = random_model(name)
     path = write_gguf(tmp_path / "m.gguf", model, quantization)
-    kind = gguf.GGMLQuantizationType[quantization]
+    round_weights(model, gguf.GGMLQuantizationType[quantization])
+    tokens = list(range(1, 30))
+    expected = reference_logits(model, tokens)
+    decoder = load_decoder(path, keep_quantized=keep)
+    found = Sequences(decoder, [tokens]).step([len(tokens)])
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def round_weights(model, kind):
+    """Give the model what its matrices are after encoding."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 rounded = gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind)
                 parameter.copy_(torch.from_numpy(rounded))
-    tokens = list(range(1, 30))
-    expected = reference_logits(model, tokens)
-    found = Sequences(load_decoder(path), [tokens]).step([len(tokens)])
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize(
+    ("dtype", "keep"), [("float32", False), ("bfloat16", False), ("float32", True)]
+)
+def test_the_memory_foretold_is_the_memory_taken(name, dtype, keep, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", random_model(name), "Q8_0")
+    decoder = load_decoder(path, getattr(torch, dtype), keep_quantized=keep)
+    foretold = weight_bytes(read_header(path), getattr(torch, dtype), keep_quantized=keep)
+    assert decoder.nbytes == foretold
+
+
+def test_a_model_with_a_piece_too_many_is_refused(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", random_model("qwen3"))
+    header = read_header(path)
+    extra = TensorInfo("blk.0.attn_sinks.weight", (4,), GGMLType.F32, 0, 16)
+    longer = dataclasses.replace(header, tensors=(*header.tensors, extra))
+    with pytest.raises(
+        ModelFormatError, match=r"'blk\.0\.attn_sinks\.weight' is not part of a qwen3"
+    ):
+        check_tensors(longer, arch_spec(longer))
+
+
+def test_a_model_with_a_piece_too_few_is_refused(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", random_model("qwen2"))
+    header = read_header(path)
+    fewer = tuple(t for t in header.tensors if t.name != "blk.1.attn_k.bias")
+    shorter = dataclasses.replace(header, tensors=fewer)
+    with pytest.raises(ModelFormatError, match=r"'blk\.1\.attn_k\.bias' is missing"):
+        check_tensors(shorter, arch_spec(shorter))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"general.architecture": "mamba"}, r"'mamba' is not one that .* \(llama, qwen2, .*phi3\)"),
+        ({"llama.expert_count": 8}, "a mixture of 8 experts"),
+        ({"llama.attention.value_length": 8}, "keys of 16 and values of 8"),
+        ({"llama.attention.head_count_kv": 3}, "4 heads cannot share 3"),
+        ({"llama.attention.head_count_kv": (2, 1, 2)}, "layers of different"),
+        ({"llama.rope.dimension_count": 18}, "18 of 16 elements"),
+        ({"llama.rope.scaling.type": "spiral"}, "of the kind 'spiral'"),
+        ({"llama.rope.scaling.factor": 0.0}, "makes no sense"),
+        ({"llama.rope.freq_base": "high"}, "'high', not a number"),
+        ({"llama.block_count": 0}, "'llama.block_count' is 0"),
+    ],
+)
+def test_what_the_decoder_cannot_run_is_refused(changes, message, tmp_path):
+    header = read_header(write_gguf(tmp_path / "m.gguf", random_model("llama")))
+    changed = dataclasses.replace(header, metadata={**header.metadata, **changes})
+    with pytest.raises(ModelFormatError, match=message):
+        arch_spec(changed)

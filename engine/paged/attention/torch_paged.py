@@ -17,7 +17,7 @@ from torch.nn import functional
 from engine.paged.attention.base import AttentionBatch, AttentionParams, KvLayer
 
 _INT8_MAX = 127
-_GROUP_BYTES = 1 << 20  # of keys that a group of decoding sequences gathers: a core's cache
+_GROUP_BYTES = 2 << 20  # of keys that a group of decoding sequences gathers: they stay cached
 _QUERIES = 256  # of a chunk that continues a context, per piece: bounds the mask
 _PADDING = 1.25  # a group's longest sequence may exceed its shortest by this factor
 

@@ -1,7 +1,8 @@
 """Read a model's weights from its GGUF file onto the device.
 
 The file is mapped, never read whole; only encoded bytes travel to the device, where they are
-decoded into the compute dtype. Knows where tensors go; what they compute is `decoder.py`.
+decoded into the compute dtype, or repacked if they shall stay quantized. Knows where tensors go;
+what they compute is `decoder.py`.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from engine.errors import DeviceMemoryError, ModelFormatError
 from engine.gguf import Header, TensorInfo
+from engine.gguf.types import GGMLType
 from engine.paged.arch import ArchSpec
+from engine.paged.kernels.planar_linear import PlanarLinear
 from engine.paged.layers import DenseLinear, Linear, Rope, dense_linear
 from engine.paged.weights import names
 from engine.paged.weights.dequant import dequantize_into
+from engine.paged.weights.planar import PLANAR_TYPES, PlanarWeight, repack
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +51,50 @@ class Weights:
     nbytes: int  # device memory of all of it; a tied embedding counts once
 
 
-def dense_bytes(header: Header, dtype: torch.dtype) -> int:
+# bits per weight of those that stay quantized, scales included (planar.py)
+_PLANAR_BITS = {
+    GGMLType.Q8_0: 8.5,
+    GGMLType.Q4_0: 4.5,
+    GGMLType.Q4_K: 4.625,
+    GGMLType.Q6_K: 8.5625,
+}
+
+
+def weight_bytes(header: Header, dtype: torch.dtype, *, keep_quantized: bool = False) -> int:
     """Device memory that `load_weights` will take at most, known before it begins."""
-    itemsize: int = dtype.itemsize
-    embedding = header.tensor(names.EMBEDDING + ".weight")
-    tied = embedding is not None and header.tensor(names.OUTPUT + ".weight") is None
-    again = embedding.elements if embedding and tied else 0  # the CPU's output is packed
-    return (header.parameter_count + again) * itemsize
+    embedding = names.EMBEDDING + ".weight"
+    dense_bits, total = 8 * dtype.itemsize, 0.0
+    for tensor in header.tensors:
+        bits = _PLANAR_BITS.get(tensor.type, dense_bits) if keep_quantized else dense_bits
+        total += tensor.elements * (dense_bits if tensor.name == embedding else bits)
+        if tensor.name == embedding and header.tensor(names.OUTPUT + ".weight") is None:
+            total += tensor.elements * bits  # tied, but not kept as the embedding is
+    return int(total / 8)
 
 
 def load_weights(
-    path: Path, header: Header, spec: ArchSpec, device: torch.device, dtype: torch.dtype
+    path: Path,
+    header: Header,
+    spec: ArchSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    keep_quantized: bool = False,
+    num_sms: int = 0,
 ) -> Weights:
     """Stream all tensors of the file at `path`, whose header is `header`, to `device` as `dtype`.
+
+    keep_quantized  projections whose parts are all of PLANAR_TYPES stay as they are encoded
+    num_sms         streaming multiprocessors for their kernels; 0: plain torch computes
 
     Raises ModelFormatError if tensors are missing, unknown or of a type that cannot be decoded,
     DeviceMemoryError if they do not fit.
     """
     names.check_tensors(header, spec)
     try:
-        return _Loader(path, header, spec, device, dtype).weights()
+        return _Loader(path, header, spec, device, dtype, keep_quantized, num_sms).weights()
     except torch.OutOfMemoryError as error:
-        needed = dense_bytes(header, dtype) / 2**30
+        needed = weight_bytes(header, dtype, keep_quantized=keep_quantized) / 2**30
         raise DeviceMemoryError(
             f"the weights need {needed:.1f} GiB as {dtype} and do not fit on {device}: "
             "use a smaller model or free memory"
@@ -77,21 +103,28 @@ def load_weights(
 
 class _Loader:
     def __init__(
-        self, path: Path, header: Header, spec: ArchSpec, device: torch.device, dtype: torch.dtype
+        self,
+        path: Path,
+        header: Header,
+        spec: ArchSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        keep_quantized: bool,
+        num_sms: int,
     ) -> None:
         self._header, self._spec = header, spec
+        self._keep_quantized, self._num_sms = keep_quantized, num_sms
         self._device, self._dtype = device, dtype
         self._file = _mapped(path, header.file_size)
         self._nbytes = 0
 
     def weights(self) -> Weights:
         spec = self._spec
+        tied = self._header.tensor(names.OUTPUT + ".weight") is None
         embedding = self._joined((names.Part(names.EMBEDDING, spec.vocab_size),), spec.hidden)
-        if self._header.tensor(names.OUTPUT + ".weight"):
-            output = self._linear((names.Part(names.OUTPUT, spec.vocab_size),), spec.hidden)
-        else:
-            output = dense_linear(embedding)
-            self._nbytes += 0 if isinstance(output, DenseLinear) else output.nbytes
+        self._nbytes += embedding.nbytes
+        head = names.Part(names.EMBEDDING if tied else names.OUTPUT, spec.vocab_size)
+        output = self._linear((head,), spec.hidden, embedding if tied else None)
         layers = tuple(self._layer(layer) for layer in range(spec.num_layers))
         factors = self._factors(spec.rope.factors_tensor)
         local_factors = self._factors(spec.local_rope.factors_tensor)
@@ -122,8 +155,27 @@ class _Loader:
             post_ffw_norm=self._vector(p + "post_ffw_norm.weight") if spec.post_norms else None,
         )
 
-    def _linear(self, parts: tuple[names.Part, ...], in_features: int) -> Linear:
-        return dense_linear(self._joined(parts, in_features), self._bias(parts))
+    def _linear(
+        self, parts: tuple[names.Part, ...], in_features: int, weight: Tensor | None = None
+    ) -> Linear:
+        """A projection; `weight` is its dense matrix, where that is loaded already."""
+        bias = self._bias(parts)
+        linear: Linear
+        kinds = [self._info(part.name + ".weight").type for part in parts]
+        if self._keep_quantized and all(kind in PLANAR_TYPES for kind in kinds):
+            planar = tuple(self._planar(part, in_features) for part in parts)
+            linear = PlanarLinear(planar, bias, self._num_sms)
+        else:
+            dense = self._joined(parts, in_features) if weight is None else weight
+            linear = dense_linear(dense, bias)
+        shared = isinstance(linear, DenseLinear) and linear.weight is weight
+        self._nbytes += 0 if shared else linear.nbytes
+        return linear
+
+    def _planar(self, part: names.Part, in_features: int) -> PlanarWeight:
+        name = part.name + ".weight"
+        raw = self._rows(name, part.heads).to(self._device)
+        return repack(raw, self._info(name).type, in_features)
 
     def _joined(self, parts: tuple[names.Part, ...], in_features: int) -> Tensor:
         """The parts' rows below each other: (out_features, in_features)."""
@@ -150,27 +202,28 @@ class _Loader:
     def _vector(self, name: str) -> Tensor:
         out = self._empty(*self._info(name).shape)
         self._fill(out, name, heads=0)
+        self._nbytes += out.nbytes
         return out
 
     def _factors(self, name: str) -> Tensor | None:
         if not name:
             return None
         out = torch.empty(self._info(name).shape)
-        dequantize_into(out, self._raw(name), self._info(name).type)
+        dequantize_into(out, self._rows(name), self._info(name).type)
         return out
 
     def _fill(self, out: Tensor, name: str, heads: int) -> None:
-        """Decode a tensor into `out`, after moving whole encoded rows, which is exact."""
-        raw = self._raw(name)
-        if heads:
-            order = names.neox_order(heads, self._spec.head_dim, self._spec.rope.dim)
-            raw = raw.view(len(order), -1)[order].view(-1)
-        dequantize_into(out, raw, self._info(name).type)
+        dequantize_into(out, self._rows(name, heads), self._info(name).type)
 
-    def _raw(self, name: str) -> Tensor:
+    def _rows(self, name: str, heads: int = 0) -> Tensor:
+        """A tensor's encoded bytes; with `heads`, whole rows of them in another order."""
         info = self._info(name)
         start = self._header.data_offset + info.offset
-        return self._file[start : start + info.nbytes]
+        raw = self._file[start : start + info.nbytes]
+        if not heads:
+            return raw
+        order = names.neox_order(heads, self._spec.head_dim, self._spec.rope.dim)
+        return raw.view(len(order), -1)[order].view(-1)
 
     def _info(self, name: str) -> TensorInfo:
         info = self._header.tensor(name)
@@ -179,9 +232,7 @@ class _Loader:
         return info
 
     def _empty(self, *shape: int) -> Tensor:
-        out = torch.empty(shape, dtype=self._dtype, device=self._device)
-        self._nbytes += out.nbytes
-        return out
+        return torch.empty(shape, dtype=self._dtype, device=self._device)
 
 
 def _mapped(path: Path, size: int) -> Tensor:
