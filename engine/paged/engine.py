@@ -134,9 +134,12 @@ class PagedEngine:
     def has_work(self) -> bool:
         return bool(self._ended) or self._launched is not None or self._scheduler.has_work()
 
-    @torch.inference_mode()
     def step(self) -> Sequence[SequenceStep]:
         """Launch one step and tell the results of the newest finished one."""
+        with torch.inference_mode():
+            return self._step()
+
+    def _step(self) -> list[SequenceStep]:
         ended, self._ended = self._ended, []
         is_ahead = self._overlap and not any(s.grammar for s in self._sequences.values())
         before, self._launched = self._launched, None

@@ -16,8 +16,8 @@ from engine.paged.arch import ArchSpec, arch_spec
 from engine.paged.attention.base import AttentionBackend, KvLayer
 from engine.paged.attention.torch_paged import TorchPaged
 from engine.paged.decoder import Decoder
+from engine.paged.limits import Limits
 from engine.paged.memory import KvBudget, plan_kv
-from engine.paged.scheduler import Limits
 from engine.paged.vocab import open_vocab
 from engine.paged.weights.load import load_weights, weight_bytes
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from engine.api import SamplingParams
 from engine.paged.attention.base import AttentionBackend, AttentionBatch, KvLayer
 from engine.paged.decoder import Decoder
+from engine.paged.limits import Limits
 from engine.paged.plan import StepPlan
 from engine.paged.request import Request
 from engine.paged.sampler import Sampled, Sampler
-from engine.paged.scheduler import Limits
 
 
 @dataclass(frozen=True, slots=True)

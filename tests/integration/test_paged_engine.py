@@ -10,8 +10,8 @@ import torch
 from engine.api import Constraint, FinishReason, GenerateRequest, LoadSpec, SamplingParams
 from engine.errors import ContextLengthError, EngineRequestError
 from engine.paged.engine import PagedEngine
+from engine.paged.limits import Limits
 from engine.paged.model import PagedModel
-from engine.paged.scheduler import Limits
 from tests.fakes.gguf_builder import tiny_llama_gguf
 from tests.fakes.llama_runs import engine_for
 from tests.fakes.llama_runs import run as run_llama
