@@ -190,8 +190,8 @@ def test_what_can_never_be_served_is_refused_at_once(model):
         engine.add(GenerateRequest(id=1, prompt=[2**31 - 1]))
     with pytest.raises(EngineRequestError, match="logprobs"):
         engine.add(GenerateRequest(id=1, prompt="x", logprobs=99))
+    bad = Constraint(kind="schema", source='{"type": "nothing"}')
     with pytest.raises(EngineRequestError, match="cannot be compiled"):
-        bad = Constraint(kind="schema", source='{"type": "nothing"}')
         engine.add(GenerateRequest(id=1, prompt="x", constraint=bad))
     assert not engine.has_work()
 
