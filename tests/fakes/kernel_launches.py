@@ -7,7 +7,9 @@ import torch
 
 from engine.gguf.types import GGMLType
 from engine.paged.attention.base import AttentionBatch, AttentionParams, KvLayer
-from engine.paged.kernels import attention, planar_linear, rope_store, rows, sample
+from engine.paged.kernels import attention, planar_linear, sample
+from engine.paged.kernels.ops import TritonOps
+from engine.paged.kernels.store import store_triton
 from engine.paged.weights.planar import PLANAR_TYPES, PlanarWeight
 
 EVERY_HEAD = (64, 80, 96, 128, 256)
@@ -36,28 +38,23 @@ def launch_attention(dtype, head_dim, quantized=False, group=4):
         attention.attend_triton(q, cache, batch, params, splits)
 
 
-def launch_rope_store(dtype, head_dim=128, quantized=False):
-    q, k, v = (_meta(7, heads, head_dim, dtype=dtype) for heads in (32, 8, 8))
-    angles = [_meta(7, 1, head_dim // 2, dtype=torch.float32) for _ in range(2)]
-    cache, slots = _cache(dtype, head_dim, quantized), _meta(7, dtype=torch.int64)
-    for interleaved in (False, True):
-        rope_store.rope_store_triton(q, k, v, *angles, cache, slots, interleaved)
-    rope_store.rotate_triton(q, *angles)
-    rope_store.store_triton(k, v, cache, slots)
+def launch_store(dtype, head_dim=128, quantized=False):
+    k, v = (_meta(7, 8, head_dim, dtype=dtype) for _ in "kv")
+    store_triton(k, v, _cache(dtype, head_dim, quantized), _meta(7, dtype=torch.int64))
 
 
-def launch_rows(dtype, size=4096):
-    x, weight = _meta(7, size, dtype=dtype), _meta(size, dtype=dtype)
-    rows.rms_norm_triton(x, weight, 1e-6)
-    rows.add_rms_norm_triton(x, x, weight, 1e-6)
+def launch_ops(dtype, size=4096, head_dim=128):
+    ops, x, weight = TritonOps(), _meta(7, size, dtype=dtype), _meta(size, dtype=dtype)
+    ops.rms_norm(x, weight, 1e-6)
+    ops.add_rms_norm(x, x, weight, 1e-6)
     for activation in ("silu", "gelu_tanh"):
-        rows.gated_triton(_meta(7, 2 * size, dtype=dtype), activation)
+        ops.gated(_meta(7, 2 * size, dtype=dtype), activation)
+    angles = [_meta(7, 1, head_dim // 2, dtype=torch.float32) for _ in range(2)]
+    ops.rotate(_meta(7, 40, head_dim, dtype=dtype), *angles)
 
 
 def launch_sampling(vocab_size=151936):
     logits = _meta(7, vocab_size, dtype=torch.float32)
-    mask = _meta(2, vocab_size // 32, dtype=torch.int32)
-    rows.apply_token_mask_triton(logits, mask, _meta(2, dtype=torch.int32))
     heat, seeds = _meta(7, dtype=torch.float32), _meta(7, dtype=torch.int64)
     sample.sample_triton(logits, heat, seeds, seeds)
     ids = _meta(7, 1024, dtype=torch.int64)
@@ -79,10 +76,10 @@ def launch_all(dtype):
     for head_dim in EVERY_HEAD:
         launch_attention(dtype, head_dim)
         launch_attention(dtype, head_dim, quantized=True, group=7)
-        launch_rope_store(dtype, head_dim)
-        launch_rope_store(dtype, head_dim, quantized=True)
-    launch_rows(dtype)
-    launch_rows(dtype, 896)
+        launch_store(dtype, head_dim)
+        launch_store(dtype, head_dim, quantized=True)
+        launch_ops(dtype, 896, head_dim)
+    launch_ops(dtype)
     launch_sampling()
     for kind in PLANAR_TYPES:
         launch_projection(dtype, kind)

@@ -6,13 +6,18 @@ are tiny, because the interpreter needs some 10 ms for each program.
 """
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
 from engine.paged.attention.base import AttentionParams
-from engine.paged.kernels import planar_linear, rope_store, rows, sample
-from engine.paged.kernels.attention import attend_torch, attend_triton
+from engine.paged.attention.torch_paged import TorchPaged
+from engine.paged.kernels import planar_linear, sample
+from engine.paged.kernels.attention import attend_triton
+from engine.paged.kernels.ops import TritonOps
+from engine.paged.kernels.store import store_triton
+from engine.paged.layers import TorchOps
 from engine.paged.weights.planar import PLANAR_TYPES, dequantize_planar
 from tests.gpu.paged_cases import make_batch, make_cache, random_planar
 
@@ -83,7 +88,7 @@ def test_padding_sequences_do_not_disturb_decode(num_splits):
     q = torch.randn(4, 4, 64, device=DEVICE)
     params = AttentionParams(0.125)
     found = attend_triton(q, cache, batch, params, num_splits)[[0, 2]]
-    compare(found, attend_torch(q, cache, batch, params)[[0, 2]], torch.float32, "padding")
+    compare(found, TorchPaged().attend(q, cache, batch, params)[[0, 2]], torch.float32, "padding")
 
 
 def check_attention(dtype, heads, kv_heads, head_dim, lengths, params, quantized=False, splits=4):
@@ -93,73 +98,38 @@ def check_attention(dtype, heads, kv_heads, head_dim, lengths, params, quantized
     fused = torch.randn(num_tokens, heads + 2, head_dim, device=DEVICE).to(dtype)
     q = fused[:, :heads]  # as it comes out of one matrix for q, k and v
     found = attend_triton(q, cache, batch, params, splits)
-    wanted = attend_torch(q, cache, batch, params)
+    wanted = TorchPaged().attend(q, cache, batch, params)
     kind = ("decode" if batch.max_query_len == 1 else "mixed") + " int8" * quantized
     compare(found, wanted, dtype, f"attention {kind} {heads}/{kv_heads}x{head_dim}")
 
 
-def angles(num_tokens, half):
-    turn = torch.rand(num_tokens, 1, half, device=DEVICE) * 6.28
-    return turn.cos(), turn.sin()
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("interleaved", [False, True], ids=["neox", "interleaved"])
 @pytest.mark.parametrize(("head_dim", "half"), [(64, 32), (80, 40), (96, 24)])
-def test_rotation_equals_its_twin(dtype, interleaved, head_dim, half):
+def test_rotation_equals_its_twin(dtype, head_dim, half):
     x = torch.randn(3, 12, head_dim, device=DEVICE).to(dtype)[:, :9]
-    turn = angles(3, half)
-    found = rope_store.rotate_triton(x, *turn, interleaved)
-    compare(found, rope_store.rotate_torch(x, *turn, interleaved), dtype, "rotate")
+    turn = torch.rand(3, 1, half, device=DEVICE) * 6.28
+    angles = turn.cos(), turn.sin()
+    compare(TritonOps().rotate(x, *angles), TorchOps().rotate(x, *angles), dtype, "rotate")
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
-@pytest.mark.parametrize("heads", [(4, 2), (12, 3), (1, 9)], ids=str)
-def test_rope_and_store_equals_its_twin(quantized, heads):
-    num_heads, kv_heads = heads
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(2, 64), (3, 80), (1, 96)])
+def test_store_equals_its_twin(quantized, kv_heads, head_dim):
     batch = make_batch([(3, 5), (1, 20)], 16, DEVICE)
-    slots = batch.slot_mapping.clone()
-    slots[1] = -1
     dtype = DTYPES[-1]
-    caches = [make_cache(batch, 16, kv_heads, 80, dtype, quantized) for _ in range(2)]
-    for part in ("k", "v", "k_scale", "v_scale"):
-        if (kept := getattr(caches[0], part)) is not None:
-            getattr(caches[1], part).copy_(kept)
-    fused = torch.randn(4, num_heads + 2 * kv_heads, 80, device=DEVICE).to(dtype)
-    parts, turn = fused.split((num_heads, kv_heads, kv_heads), 1), angles(4, 40)
-    found = rope_store.rope_store_triton(*parts, *turn, caches[0], slots)
-    wanted = rope_store.rope_store_torch(*parts, *turn, caches[1], slots)
-    compare(found, wanted, dtype, "rope + store: q")
-    compare_caches(*caches, dtype)
+    found = make_cache(batch, 16, kv_heads, head_dim, dtype, quantized)
+    wanted = replace(found, **{name: part.clone() for name, part in planes(found)})
+    k, v = torch.randn(4, 2, kv_heads, head_dim, device=DEVICE).to(dtype).unbind(1)
+    k[2, 0] = 0  # a scale of zero divides nothing
+    store_triton(k, v, found, batch.slot_mapping)
+    TorchPaged().store(k, v, wanted, batch.slot_mapping)
+    for (name, mine), (_, twin) in zip(planes(found), planes(wanted), strict=True):
+        assert torch.equal(mine.nan_to_num(9), twin.nan_to_num(9)), name
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
-def test_store_equals_its_twin(quantized):
-    batch = make_batch([(5, 9)], 16, DEVICE)
-    dtype = DTYPES[-1]
-    caches = [make_cache(batch, 16, 2, 64, dtype, quantized) for _ in range(2)]
-    k, v = torch.randn(2, 5, 2, 64, device=DEVICE).to(dtype)
-    k[2, 1] = 0  # a scale of zero divides nothing
-    for store, cache in zip((rope_store.store_triton, rope_store.store_torch), caches, strict=True):
-        for part in (cache.k, cache.v, cache.k_scale, cache.v_scale):
-            if part is not None:
-                part.zero_()
-        store(k, v, cache, batch.slot_mapping)
-    compare_caches(*caches, dtype)
-
-
-def compare_caches(found, wanted, dtype):
-    if found.k_scale is not None:
-        for name in ("k", "v"):
-            off = (getattr(found, name).int() - getattr(wanted, name).int()).abs()
-            assert off.max() <= 1  # a key at the edge of rounding: multiply-add rounds once
-            assert (off > 0).float().mean() < 0.01
-        pairs = ((found.k_scale, wanted.k_scale), (found.v_scale, wanted.v_scale))
-    else:
-        pairs = ((found.k, wanted.k), (found.v, wanted.v))
-    for mine, twin in pairs:
-        assert torch.equal(mine.isnan(), twin.isnan())
-        compare(mine.nan_to_num(), twin.nan_to_num(), dtype, "rope + store: cache")
+def planes(cache):
+    names = ("k", "v", "k_scale", "v_scale")
+    return [(name, part) for name in names if (part := getattr(cache, name)) is not None]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -167,14 +137,11 @@ def compare_caches(found, wanted, dtype):
 def test_norms_equal_their_twins(dtype, size):
     x, residual = torch.randn(2, 5, size, device=DEVICE).to(dtype)
     weight = torch.randn(size, device=DEVICE).to(dtype)
-    compare(
-        rows.rms_norm_triton(x, weight, 1e-6),
-        rows.rms_norm_torch(x, weight, 1e-6),
-        dtype,
-        "rms_norm",
+    found, wanted = (ops.rms_norm(x, weight, 1e-6) for ops in (TritonOps(), TorchOps()))
+    compare(found, wanted, dtype, "rms_norm")
+    found, wanted = (
+        ops.add_rms_norm(x, residual, weight, 1e-6) for ops in (TritonOps(), TorchOps())
     )
-    found = rows.add_rms_norm_triton(x, residual, weight, 1e-6)
-    wanted = rows.add_rms_norm_torch(x, residual, weight, 1e-6)
     compare(found[0], wanted[0], dtype, "add_rms_norm")
     assert torch.equal(found[1], wanted[1])
 
@@ -182,28 +149,16 @@ def test_norms_equal_their_twins(dtype, size):
 def test_norm_of_heads_inside_a_fused_matrix():
     fused = torch.randn(3, 8, 96, device=DEVICE)[:, 2:6]
     weight = torch.randn(96, device=DEVICE)
-    found = rows.rms_norm_triton(fused, weight, 1e-6)
-    compare(found, rows.rms_norm_torch(fused, weight, 1e-6), torch.float32, "rms_norm of heads")
+    found, wanted = (ops.rms_norm(fused, weight, 1e-6) for ops in (TritonOps(), TorchOps()))
+    compare(found, wanted, torch.float32, "rms_norm of heads")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_gated_activations_equal_their_twin(dtype, activation):
     gate_up = (torch.randn(3, 2 * 1100, device=DEVICE) * 3).to(dtype)
-    found = rows.gated_triton(gate_up, activation)
-    compare(found, rows.gated_torch(gate_up, activation), dtype, activation)
-
-
-def test_token_masks_ban_the_same_tokens():
-    logits = torch.randn(4, 1100, device=DEVICE)
-    mask = torch.randint(-(2**31), 2**31, (3, 35), device=DEVICE).to(torch.int32)
-    where = torch.tensor([3, -1, 0], dtype=torch.int32, device=DEVICE)
-    wanted = logits.clone()
-    rows.apply_token_mask_triton(logits, mask, where)
-    rows.apply_token_mask_torch(wanted, mask, where)
-    assert torch.equal(logits, wanted)
-    assert torch.isneginf(logits[3]).any()
-    assert torch.isfinite(logits[1:3]).all()
+    found, wanted = (ops.gated(gate_up, activation) for ops in (TritonOps(), TorchOps()))
+    compare(found, wanted, dtype, activation)
 
 
 def test_samples_equal_their_twin():

@@ -21,8 +21,8 @@ DECISIVE = {
     "Q4_K": functools.partial(launches.launch_projection, torch.bfloat16, GGMLType.Q4_K),
 }
 THE_REST = {
-    "rotation": functools.partial(launches.launch_rope_store, torch.bfloat16, 80, True),
-    "rows": functools.partial(launches.launch_rows, torch.bfloat16),
+    "store": functools.partial(launches.launch_store, torch.bfloat16, 80, True),
+    "ops": functools.partial(launches.launch_ops, torch.bfloat16),
     "sampling": launches.launch_sampling,
     "Q6_K": functools.partial(launches.launch_projection, torch.float16, GGMLType.Q6_K),
 }

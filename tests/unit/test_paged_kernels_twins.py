@@ -1,4 +1,4 @@
-"""The torch twins of the kernels: exact weights, noise that is noise, masks and ties."""
+"""The torch twins of the kernels: exact weights, noise that is noise, ties."""
 
 import gguf
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from engine.paged.kernels.attention import MAX_SPLITS, choose_splits
 from engine.paged.kernels.jit import has_triton, loop_bound
 from engine.paged.kernels.planar_linear import PlanarLinear
-from engine.paged.kernels.rows import apply_token_mask_torch
 from engine.paged.kernels.sample import gumbel_noise, sample_torch
 from engine.paged.weights.planar import PLANAR_TYPES, dequantize_planar, repack
 from tests.gpu.paged_cases import random_blocks, random_planar
@@ -91,14 +90,6 @@ def test_greedy_takes_the_lower_of_equal_tokens_whatever_the_order():
     assert sample_torch(logits, torch.zeros(1), zero, zero).tolist() == [1]
     ids = torch.tensor([[9, 8, 2, 1]])
     assert sample_torch(logits, torch.zeros(1), zero, zero, ids).tolist() == [2]
-
-
-def test_a_mask_bans_by_row():
-    logits = torch.zeros(3, 40)
-    mask = torch.tensor([[-1, 1], [5, 0]], dtype=torch.int32)
-    apply_token_mask_torch(logits, mask, torch.tensor([2, 0], dtype=torch.int32))
-    allowed = [torch.isfinite(row).nonzero().flatten().tolist() for row in logits]
-    assert allowed == [[0, 2], list(range(40)), list(range(33))]
 
 
 def test_the_number_of_pieces_fills_the_device_and_no_more():

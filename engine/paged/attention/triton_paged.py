@@ -6,13 +6,11 @@ Knows how many pieces of a context keep the device busy; what is computed is in 
 import torch
 from torch import Tensor
 
-from engine.paged.attention.base import (
-    AttentionBatch,
-    AttentionParams,
-    KvLayer,
-)
-from engine.paged.kernels import attention, rope_store
+from engine.paged.attention.base import AttentionBatch, AttentionParams, KvLayer
+from engine.paged.attention.torch_paged import TorchPaged
+from engine.paged.kernels import attention
 from engine.paged.kernels.jit import has_triton
+from engine.paged.kernels.store import store_triton
 
 MIN_CAPABILITY = (8, 0)  # Ampere: asynchronous copies and bf16
 
@@ -24,7 +22,7 @@ class TritonPaged:
         self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
 
     def store(self, k: Tensor, v: Tensor, cache: KvLayer, slot_mapping: Tensor) -> None:
-        rope_store.store_triton(k, v, cache, slot_mapping)
+        store_triton(k, v, cache, slot_mapping)
 
     def attend(
         self, q: Tensor, cache: KvLayer, batch: AttentionBatch, params: AttentionParams
@@ -68,7 +66,7 @@ def _disagreement(
         batch = AttentionBatch(start, context, table, slots[-count:], count, 2)
         q = qkv[-count:, :2]
         found = backend.attend(q, cache, batch, params)
-        wanted = attention.attend_torch(q, cache, batch, params)
+        wanted = TorchPaged().attend(q, cache, batch, params)
         if not torch.allclose(found.float(), wanted.float(), rtol=0.02, atol=0.02):
             return f"the kernels disagree with their reference for {dtype} heads of {head_dim}"
     return None

@@ -1,8 +1,9 @@
-"""Paged attention: ragged prefill and mixed steps, split-KV decode with merge, and the torch twin.
+"""Paged attention: ragged prefill and mixed steps, split-KV decode with merge.
 
-Knows how queries meet the blocks of their sequence. Does not know who owns the blocks or how KV got
-there. Query heads that share a KV head are rows of one tile, so each K/V tile is read once for all
-of them; `context_lens` and `block_tables` are read on the device, so a captured graph stays valid.
+Knows how queries meet the blocks of their sequence; the twin is `TorchPaged.attend`. Does not know
+who owns the blocks or how KV got there. Query heads that share a KV head are rows of one tile, so
+each K/V tile is read once for all of them; `context_lens` and `block_tables` are read on the
+device, so a captured graph stays valid.
 
 Both grids and all loop bounds come from shapes: decode is (num_seqs, num_kv_heads, num_splits).
 Softmax runs in base 2. Head sizes that are no power of two are padded in registers, not in memory.
@@ -65,7 +66,10 @@ def attend_triton(
     params: AttentionParams,
     num_splits: int = 1,
 ) -> torch.Tensor:
-    """Launch what the step needs; see `attend_torch`. `num_splits` cuts the context in decode."""
+    """Launch what the step needs; q's heads lie next to each other. See AttentionBackend.
+
+    `num_splits` cuts the contexts of a decode step. Rows of padding sequences stay undefined.
+    """
     num_tokens, num_heads, head_dim = q.shape
     num_seqs, num_kv_heads = batch.context_lens.shape[0], cache.k.shape[2]
     group = num_heads // num_kv_heads
@@ -285,43 +289,3 @@ def _merge(
     at = tl.load(query_start + seq).to(tl.int64)
     to = (at * num_heads + head) * head_dim + dims
     tl.store(out + to, merged.to(out.dtype.element_ty), mask=in_head)
-
-
-def attend_torch(
-    q: torch.Tensor,
-    cache: KvLayer,
-    batch: AttentionBatch,
-    params: AttentionParams,
-    num_splits: int = 1,
-) -> torch.Tensor:
-    """Causal attention of each sequence's new tokens over its context, in float32.
-
-    q   (num_tokens, num_heads, head_dim)   head_dim contiguous, heads next to each other
-    →   (num_tokens, num_heads, head_dim)   q's dtype; rows of padding sequences are undefined
-
-    The plain statement of what the kernels compute, for tests; `num_splits` has no effect here.
-    """
-    out = torch.zeros_like(q)
-    starts, contexts = batch.query_start.tolist(), batch.context_lens.tolist()
-    for seq, context in enumerate(contexts):
-        begin, end = starts[seq], starts[seq + 1]
-        if context == 0 or begin == end:
-            continue
-        tokens = torch.arange(context, device=q.device)
-        blocks = batch.block_tables[seq].long()[tokens // cache.k.shape[1]]
-        k, v = (part[blocks, tokens % cache.k.shape[1]].float() for part in (cache.k, cache.v))
-        if cache.k_scale is not None and cache.v_scale is not None:
-            k *= cache.k_scale[blocks, tokens % cache.k.shape[1]].float()[..., None]
-            v *= cache.v_scale[blocks, tokens % cache.k.shape[1]].float()[..., None]
-        group = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        scores = torch.einsum("qhd,khd->hqk", q[begin:end].float(), k) * params.scale
-        if params.soft_cap:
-            scores = params.soft_cap * torch.tanh(scores / params.soft_cap)
-        positions = tokens[context - (end - begin) :, None]
-        visible = tokens <= positions
-        if params.window:
-            visible &= tokens > positions - params.window
-        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
-        out[begin:end] = torch.einsum("hqk,khd->qhd", weights, v).to(q.dtype)
-    return out

@@ -12,11 +12,31 @@ from __future__ import annotations
 
 import torch
 
-from engine.paged.kernels.jit import Ptr, cdiv, constexpr, kernel, next_power_of_2, tl
+from engine.paged.kernels.jit import (
+    Ptr,
+    cdiv,
+    constexpr,
+    has_triton,
+    kernel,
+    next_power_of_2,
+    tl,
+)
 
 _BLOCK = 2048
 _MASK32 = 0xFFFFFFFF
 _NO_TOKEN = 0x7FFFFFFF
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    token_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`sample_torch`, by the kernel where it can run."""
+    choose = sample_triton if logits.is_cuda and has_triton() else sample_torch
+    return choose(logits, temperature, seeds, positions, token_ids)
 
 
 def sample_triton(
