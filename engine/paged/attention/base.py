@@ -14,7 +14,7 @@ class AttentionBatch:
     """Which tokens of one step belong to which sequence, and where their KV lies.
 
     query_start     (num_seqs + 1,)           int32   first token of each sequence in this step
-    context_lens    (num_seqs,)               int32   tokens with KV, this step's included; 0: padding
+    context_lens    (num_seqs,)               int32   tokens with KV, with this step's; 0: padding
     block_tables    (num_seqs, max_blocks)    int32   block ids in order; 0 beyond the context
     slot_mapping    (num_tokens,)             int64   block_id * block_size + offset of each token
     """
