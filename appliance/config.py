@@ -117,7 +117,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("state", "", lambda t: Path(t or default_state()).expanduser(), "folder of all state"),
     Setting("models", "", lambda t: Path(t).expanduser() if t else None,
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
-    Setting("engine", "auto", _choice("auto", "llama", "echo"), "engine for every model"),
+    Setting("engine", "auto", _choice("auto", "llama", "paged", "echo"), "engine for every model"),
     Setting("discovery", "off", _choice("off"), "announce on the local network"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),

@@ -38,9 +38,14 @@ def load_spec(
     )
 
 
-def choose_engine(settings: Settings) -> Literal["llama", "echo"]:
+def choose_engine(settings: Settings) -> Literal["llama", "paged", "echo"]:
     """The engine for a GGUF bundle on this machine."""
-    return "echo" if settings.engine == "echo" else "llama"
+    match settings.engine:
+        case "echo":
+            return "echo"
+        case "paged":
+            return "paged"
+    return "llama"
 
 
 def memory_need(spec: LoadSpec, header: Header) -> Need:

@@ -197,6 +197,11 @@ class Header:
         return self.integer("rope.dimension_count") or self.key_length
 
     @property
+    def sliding_window(self) -> int:
+        """Tokens that windowed layers see; 0 where the file does not say."""
+        return self.integer("attention.sliding_window")
+
+    @property
     def pooling_type(self) -> int | None:
         """llama.cpp's number: 0 none, 1 mean, 2 cls, 3 last, 4 rank; None when not stated."""
         found = self.integers("pooling_type")

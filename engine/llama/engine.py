@@ -26,10 +26,10 @@ from engine.llama.grammar import compile_constraint
 from engine.llama.logprobs import MAX_TOP
 from engine.llama.model import MAX_BATCH, LoadedModel
 from engine.llama.native import lib
-from engine.llama.prompt import fit_prompt
 from engine.llama.sampler import Sampler
 from engine.llama.session import Interruption, Session
 from engine.llama.threads import board_threads
+from engine.prompt import fit_prompt
 
 _UBATCH = 512  # llama.cpp's own choice for the physical batch
 _COUNTERS = (

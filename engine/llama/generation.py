@@ -6,10 +6,10 @@ import time
 from engine.api import FinishReason, GenerateRequest, SequenceStep, Usage
 from engine.errors import EngineError
 from engine.llama.logprobs import token_logprob
-from engine.llama.prompt import Fitted
 from engine.llama.sampler import Sampler
 from engine.llama.session import Session
 from engine.llama.vocab import Vocab
+from engine.prompt import Fitted
 
 # Ollama stops a stream after 30 equal tokens in a row (runner, tokenRepeatLimit)
 MAX_EQUAL_TOKENS = 30

@@ -32,6 +32,10 @@ def engine_factory(name: str) -> EngineFactory:
             from engine.llama.engine import load as load_llama
 
             return load_llama
+        if name == "paged":
+            from engine.paged.engine import load as load_paged
+
+            return load_paged
     except ImportError as error:
         raise BackendUnavailableError(
             f"engine {name!r} needs a library that is missing ({error}):"

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import ContextLengthError
-from engine.llama.prompt import fit_prompt
+from engine.prompt import fit_prompt
 
 
 def fit(tokens, **overrides):

@@ -1,0 +1,314 @@
+"""The paged engine: many sequences at once over a paged KV cache. `load` is the EngineFactory.
+
+A step plans, launches and commits. With overlap the next step is planned and launched before the
+tokens of the one before have been read back; without, the same calls run in another order. Knows
+requests and pieces of text as bytes; decisions are in `scheduler.py`, tensors in `runner.py`.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.api import (
+    EngineInfo,
+    FinishReason,
+    GenerateRequest,
+    LoadSpec,
+    Poll,
+    Pooling,
+    SequenceStep,
+    TokenLogprob,
+    Usage,
+)
+from engine.errors import EngineError, EngineRequestError
+from engine.llama.vocab import Vocab
+from engine.paged.grammar import Grammar, GrammarCompiler
+from engine.paged.model import PagedModel
+from engine.paged.prefix import PrefixIndex
+from engine.paged.request import Request
+from engine.paged.runner import Launched, Options, Runner
+from engine.paged.scheduler import Scheduler
+from engine.prompt import Fitted, fit_prompt
+
+MAX_TOP = 20
+
+
+def load(spec: LoadSpec, poll: Poll) -> "PagedEngine":
+    """Open a GGUF file. Raises ModelFormatError, DeviceMemoryError or EngineRequestError.
+
+    `poll` is not needed: a step is short, since prompts are computed in chunks.
+    """
+    started = time.monotonic_ns()
+    engine = PagedEngine(PagedModel.open(spec))
+    engine.self_test()
+    engine.load_ns = time.monotonic_ns() - started
+    return engine
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A request on its way through the engine."""
+
+    source: GenerateRequest
+    request: Request
+    truncated: int
+    options: Options
+    grammar: Grammar | None
+    told: int = 0  # output tokens sent so far
+    added_ns: int = field(default_factory=time.monotonic_ns)
+    started_ns: int = 0
+    first_ns: int = 0
+
+
+class PagedEngine:
+    """See the module's text. Synchronous, one thread."""
+
+    def __init__(self, model: PagedModel, *, overlap: bool = True) -> None:
+        self.load_ns = 0
+        self._model = model
+        self._overlap = overlap
+        self._vocab: Vocab = model.vocab
+        index = PrefixIndex(model.limits.num_blocks, model.limits.block_size)
+        self._scheduler = Scheduler(model.limits, index)
+        self._runner = Runner(model.decoder, model.attention, model.kv, model.limits, model.device)
+        self._grammars = GrammarCompiler(model.vocab)
+        self._sequences: dict[int, _Sequence] = {}
+        self._options: dict[int, Options] = {}
+        self._ended: list[SequenceStep] = []  # last steps of aborted sequences, not yet told
+        self._launched: Launched | None = None
+        self._epoch = 0
+        self._served = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        model, vocab = self._model, self._vocab
+        return EngineInfo(
+            engine="paged",
+            context_length=model.limits.max_context,
+            slots=model.limits.max_running,
+            vocab_size=model.spec.vocab_size,
+            embedding_length=model.spec.hidden,
+            weight_bytes=model.decoder.nbytes,
+            kv_bytes=model.budget.total_bytes,
+            threads=model.threads,
+            bos_token=vocab.text(vocab.bos),
+            eos_token=vocab.text(vocab.eos),
+            load_ns=self.load_ns,
+            description=model.description,
+        )
+
+    def add(self, request: GenerateRequest) -> None:
+        """Accept a request; raises EngineError when it can never be served."""
+        sampling, vocab_size = request.sampling, self._model.spec.vocab_size
+        if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP:
+            raise EngineRequestError(f"logprobs is {request.logprobs}; allowed are 0 to {MAX_TOP}")
+        if any(not 0 <= token < vocab_size for token in sampling.logit_bias):
+            raise EngineRequestError(f"logit_bias names a token beyond 0 to {vocab_size - 1}")
+        fitted = self._fit(request)
+        inner = Request(
+            request.id,
+            fitted.tokens,
+            max_tokens=request.max_tokens,
+            end_tokens=frozenset() if request.ignore_eos else self._model.end_tokens,
+        )
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        grammar = None
+        if request.constraint is not None:
+            grammar = self._grammars.compile(request.constraint)
+        options = Options(sampling, seed, request.logprobs)
+        self._scheduler.add(inner)
+        self._options[request.id] = options
+        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, options, grammar)
+
+    def abort(self, request_id: int) -> None:
+        """End a request in whatever state it is; others are ignored."""
+        if self._scheduler.abort(request_id) is not None:
+            sequence = self._sequences[request_id]
+            self._ended.append(self._last_step(sequence, FinishReason.ABORT))
+
+    def has_work(self) -> bool:
+        return bool(self._ended) or self._launched is not None or self._scheduler.has_work()
+
+    def step(self) -> Sequence[SequenceStep]:
+        """Launch one step and tell the results of the newest finished one."""
+        with torch.inference_mode():
+            return self._step()
+
+    def _step(self) -> list[SequenceStep]:
+        ended, self._ended = self._ended, []
+        is_ahead = self._overlap and not any(s.grammar for s in self._sequences.values())
+        before, self._launched = self._launched, None
+        steps: list[SequenceStep] = []
+        if before is not None and not is_ahead:
+            steps += self._commit(before)
+            before = None
+        self._epoch += 1
+        launched = self._runner.launch(
+            self._scheduler.plan(self._epoch), self._options, self._masks()
+        )
+        if before is not None:
+            steps += self._commit(before)
+        if is_ahead and not launched.plan.is_empty:
+            self._launched = launched
+        else:
+            steps += self._commit(launched)
+        if not self._scheduler.has_work():
+            self._scheduler.check_integrity()
+        return [*ended, *steps]
+
+    def embed(
+        self, inputs: Sequence[str | list[int]], *, pooling: Pooling, truncate: bool
+    ) -> tuple[list[list[float]], int]:
+        raise EngineRequestError("the paged engine generates text; embed with the llama engine")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`."""
+        return self._vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        """The bytes that the tokens stand for, special tokens as their text."""
+        return self._vocab.detokenize(token_ids)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since loading and the state of the pool."""
+        return {"served": self._served, "steps": self._epoch, **self._scheduler.stats()}
+
+    def close(self) -> None:
+        """Forget everything; the process's end gives the memory back."""
+        self._sequences.clear()
+        self._launched = None
+
+    def self_test(self) -> None:
+        """Generate one token, so that a device that cannot compute is found before it is used."""
+        start = max(self._vocab.bos, 0)
+        self.add(GenerateRequest(id=-1, prompt=[start], max_tokens=1))
+        steps = [step for _ in range(3) if self.has_work() for step in self.step()]
+        if not steps or steps[-1].finish is None:
+            raise EngineError("the engine's self-test gave no token; see the worker's log")
+        self._served = 0
+
+    def _fit(self, request: GenerateRequest) -> Fitted:
+        vocab, limits = self._vocab, self._model.limits
+        if isinstance(request.prompt, str):
+            tokens = vocab.tokenize(
+                request.prompt, add_special=request.add_special, parse_special=True
+            )
+        else:
+            tokens = list(request.prompt)
+            vocab.check(tokens)
+        if not tokens and vocab.bos >= 0:
+            tokens = [vocab.bos]
+        return fit_prompt(
+            tokens,
+            context_length=limits.max_context,
+            trained_context=self._model.spec.context_length,
+            num_keep=request.num_keep,
+            max_tokens=request.max_tokens,
+            truncate=request.truncate,
+        )
+
+    def _masks(self) -> dict[int, Tensor]:
+        return {
+            id: sequence.grammar.mask(self._model.device)
+            for id, sequence in self._sequences.items()
+            if sequence.grammar is not None
+        }
+
+    def _commit(self, launched: Launched) -> list[SequenceStep]:
+        sampled = launched.tokens()
+        now = time.monotonic_ns()
+        for item in launched.plan.chunks():
+            sequence = self._sequences.get(item.request.id)
+            if sequence is not None and not sequence.started_ns:
+                sequence.started_ns = sequence.added_ns
+        logprobs = self._logprobs(launched)
+        steps = []
+        for request in self._scheduler.commit(launched.plan.epoch, sampled):
+            sequence = self._sequences[request.id]
+            steps.append(self._tell(sequence, sampled, logprobs.get(request.id), now))
+        return steps
+
+    def _tell(
+        self,
+        sequence: _Sequence,
+        sampled: dict[int, int],
+        logprob: TokenLogprob | None,
+        now: int,
+    ) -> SequenceStep:
+        request = sequence.request
+        sequence.first_ns = sequence.first_ns or now
+        is_end = request.finish is FinishReason.STOP
+        token = None if is_end or request.max_tokens == 0 else sampled[request.id]
+        finish = request.finish
+        if token is not None:
+            sequence.told += 1
+            if sequence.grammar is not None and sequence.grammar.accept(token) and finish is None:
+                self._scheduler.abort(request.id)
+                finish = FinishReason.STOP
+        if finish is not None:
+            return self._last_step(sequence, finish, token, logprob)
+        assert token is not None
+        return SequenceStep(
+            id=request.id,
+            token_ids=[token],
+            data=self._piece(sequence, token),
+            logprobs=[logprob] if logprob else [],
+        )
+
+    def _last_step(
+        self,
+        sequence: _Sequence,
+        finish: FinishReason,
+        token: int | None = None,
+        logprob: TokenLogprob | None = None,
+    ) -> SequenceStep:
+        request = sequence.request
+        del self._sequences[request.id], self._options[request.id]
+        self._served += 1
+        now = time.monotonic_ns()
+        first = sequence.first_ns or now
+        return SequenceStep(
+            id=request.id,
+            token_ids=[] if token is None else [token],
+            data=b"" if token is None else self._piece(sequence, token),
+            logprobs=[logprob] if logprob and token is not None else [],
+            finish=finish,
+            usage=Usage(
+                prompt_tokens=request.prompt_length,
+                cached_tokens=request.cached_tokens,
+                output_tokens=sequence.told,
+                prompt_ns=first - sequence.added_ns,
+                decode_ns=now - first,
+                truncated_tokens=sequence.truncated,
+            ),
+        )
+
+    def _piece(self, sequence: _Sequence, token: int) -> bytes:
+        if sequence.source.ignore_eos:
+            return self._vocab.piece(token, special=True)
+        return self._vocab.output_piece(token)
+
+    def _logprobs(self, launched: Launched) -> dict[int, TokenLogprob]:
+        sampled, piece = launched.sampled, self._vocab.piece
+        if sampled is None or sampled.logprobs is None:
+            return {}
+        tops: list[list[tuple[int, bytes, float]]] = [[] for _ in launched.ids]
+        if sampled.top_ids is not None and sampled.top_logprobs is not None:
+            tops = [
+                [(id, piece(id, special=True), value) for id, value in zip(*pair, strict=True)]
+                for pair in zip(
+                    sampled.top_ids.tolist(), sampled.top_logprobs.tolist(), strict=True
+                )
+            ]
+        tokens, values = sampled.tokens.tolist(), sampled.logprobs.tolist()
+        found = {}
+        for id, token, value, top in zip(launched.ids, tokens, values, tops, strict=True):
+            asked = self._options[id].logprobs if id in self._options else None
+            if asked is not None:
+                found[id] = TokenLogprob(token, piece(token, special=True), value, top[:asked])
+        return found

@@ -1,0 +1,209 @@
+"""Choose the next token of every sequence at once, without sorting the vocabulary.
+
+The order of filters is that of our llama engine: bias, penalties, mask, top-k, typical, top-p,
+min-p, temperature. Randomness is a function of (seed, position, token), so a seeded request gives
+the same tokens alone and in any batch. Knows rows of numbers, no requests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.api import SamplingParams
+from engine.paged.kernels.sample import sample_torch
+
+FEW = 64  # candidates that are enough for nearly every top-k
+MANY = 1024  # candidates for top-p without top-k; their mass is checked
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One step's result, on the device.
+
+    tokens       (rows,) int64
+    logprobs     (rows,) float32 of the tokens, before any filter; None if nobody asked
+    top_ids, top_logprobs   (rows, n) the n best; None if nobody asked
+    """
+
+    tokens: Tensor
+    logprobs: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
+
+
+class Sampler:
+    """Sampling parameters of every row, on the host as flags and on the device as numbers."""
+
+    def __init__(self, max_rows: int, device: torch.device) -> None:
+        self._params: list[SamplingParams] = [SamplingParams(temperature=0)] * max_rows
+        self._device = device
+        self._temperature = torch.ones(max_rows, device=device)
+        self._top_k = torch.zeros(max_rows, dtype=torch.int64, device=device)
+        self._top_p = torch.ones(max_rows, device=device)
+        self._min_p = torch.zeros(max_rows, device=device)
+        self._typical_p = torch.ones(max_rows, device=device)
+        self._seed = torch.zeros(max_rows, dtype=torch.int64, device=device)
+        self._bias: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def set_row(self, row: int, params: SamplingParams, seed: int) -> None:
+        """Take over a request's parameters, already checked; `seed` is 64 bits, signed."""
+        self._params[row] = params
+        self._temperature[row] = max(params.temperature, 0.0)
+        self._top_k[row] = max(params.top_k, 0)
+        self._top_p[row] = params.top_p
+        self._min_p[row] = params.min_p
+        self._typical_p[row] = params.typical_p
+        self._seed[row] = seed
+        self._bias.pop(row, None)
+        if params.logit_bias:
+            ids = torch.tensor(list(params.logit_bias), device=self._device)
+            values = torch.tensor(list(params.logit_bias.values()), device=self._device)
+            self._bias[row] = ids, torch.where(values <= -100, -torch.inf, values)
+
+    def sample(
+        self,
+        logits: Tensor,
+        rows: Sequence[int],
+        positions: Tensor,
+        token_table: Tensor,
+        masks: Mapping[int, Tensor],
+        top_logprobs: int | None,
+    ) -> Sampled:
+        """The next tokens.
+
+        logits        (rows, vocab_size) float32, overwritten
+        rows          row index of each line of `logits`
+        positions     (rows,) int64 position that the sampled token will have
+        token_table   (max_rows, context) the tokens so far, for the penalties
+        masks         line → (vocab_size,) bool of allowed tokens, for constrained rows
+        top_logprobs  None: no log-probabilities; n: also of the n best
+        """
+        raw = logits.clone() if top_logprobs is not None else logits
+        self._adjust(logits, rows, positions, token_table, masks)
+        tokens = logits.argmax(-1)
+        drawn = [line for line, row in enumerate(rows) if self._params[row].temperature > 0]
+        if drawn:
+            whole = len(drawn) == len(rows)
+            index = torch.tensor(drawn, device=self._device)
+            chosen = self._draw(
+                logits if whole else logits[index],
+                [rows[line] for line in drawn],
+                positions if whole else positions[index],
+            )
+            tokens = chosen if whole else tokens.index_copy(0, index, chosen)
+        if top_logprobs is None:
+            return Sampled(tokens)
+        logprobs = torch.log_softmax(raw, -1)
+        best = logprobs.topk(top_logprobs, -1) if top_logprobs else None
+        return Sampled(
+            tokens,
+            logprobs.gather(-1, tokens[:, None])[:, 0],
+            None if best is None else best.indices,
+            None if best is None else best.values,
+        )
+
+    def _adjust(
+        self,
+        logits: Tensor,
+        rows: Sequence[int],
+        positions: Tensor,
+        token_table: Tensor,
+        masks: Mapping[int, Tensor],
+    ) -> None:
+        """Bias, penalties and masks, in place."""
+        for line, row in enumerate(rows):
+            if row in self._bias:
+                ids, values = self._bias[row]
+                logits[line, ids] += values
+            params = self._params[row]
+            if _penalizes(params):
+                end = int(positions[line])
+                start = 0 if params.repeat_last_n < 0 else max(0, end - params.repeat_last_n)
+                _penalize(logits[line], token_table[row, start:end].long(), params)
+            if line in masks:
+                logits[line].masked_fill_(~masks[line], -torch.inf)
+
+    def _draw(self, logits: Tensor, rows: Sequence[int], positions: Tensor) -> Tensor:
+        """Random tokens for rows with a temperature: (n, vocab_size) → (n,)."""
+        index = torch.tensor(rows, device=self._device)
+        seeds, temperature = self._seed[index], self._temperature[index]
+        width = self._width(rows, logits.shape[-1])
+        if width == 0:
+            return sample_torch(logits, temperature, seeds, positions)
+        values, ids = logits.topk(width, -1)
+        kept, is_enough = self._filter(values, torch.logsumexp(logits, -1), index)
+        tokens = sample_torch(kept, temperature, seeds, positions, ids)
+        if width < logits.shape[-1] and not bool(is_enough.all()):
+            for line in (~is_enough).nonzero()[:, 0].tolist():  # rare: a flat distribution
+                tokens[line] = self._draw_sorted(logits[line], rows[line], positions[line])
+        return tokens
+
+    def _draw_sorted(self, logits: Tensor, row: int, position: Tensor) -> Tensor:
+        """One row with all of the vocabulary as candidates."""
+        values, ids = logits.sort(descending=True)
+        index = torch.tensor([row], device=self._device)
+        kept, _ = self._filter(values[None], torch.logsumexp(logits, -1)[None], index)
+        temperature, seed = self._temperature[index], self._seed[index]
+        return sample_torch(kept, temperature, seed, position[None], ids[None])[0]
+
+    def _width(self, rows: Sequence[int], vocab_size: int) -> int:
+        """Candidates to look at; 0: every token may be drawn as it is."""
+        params = [self._params[row] for row in rows]
+        if not any(_truncates(p) for p in params):
+            return 0
+        widest = max(p.top_k if p.top_k > 0 else MANY for p in params)
+        return min(vocab_size, FEW if widest <= FEW else max(widest, MANY))
+
+    def _filter(self, values: Tensor, log_total: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidates that fail a filter become -inf; also whether the candidates sufficed.
+
+        values     (n, width) logits, best first
+        log_total  (n,) log of the sum over the whole vocabulary
+        """
+        rank = torch.arange(values.shape[-1], device=self._device)
+        top_k = self._top_k[index, None]
+        kept = values.masked_fill((top_k > 0) & (rank >= top_k), -torch.inf)
+        log_total = torch.where(top_k[:, 0] > 0, torch.logsumexp(kept, -1), log_total)
+        logprobs = kept - log_total[:, None]
+        typical = self._typical_p[index, None]
+        if bool((typical < 1).any()):
+            kept = _typical(kept, logprobs, typical)
+            logprobs = kept - torch.logsumexp(kept, -1, keepdim=True)
+        probs = logprobs.exp()
+        top_p, min_p = self._top_p[index, None], self._min_p[index, None]
+        before = probs.cumsum(-1) - probs
+        kept = kept.masked_fill((top_p < 1) & (before >= top_p) & (rank > 0), -torch.inf)
+        kept = kept.masked_fill(values < values[:, :1] + min_p.log(), -torch.inf)
+        is_whole = (top_k[:, 0] > 0) | (probs.sum(-1) >= top_p[:, 0].clamp(max=1 - 1e-4))
+        return kept, is_whole
+
+
+def _truncates(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
+
+
+def _penalizes(params: SamplingParams) -> bool:
+    is_on = params.repeat_penalty != 1 or params.presence_penalty or params.frequency_penalty
+    return bool(is_on) and params.repeat_last_n != 0
+
+
+def _penalize(logits: Tensor, window: Tensor, params: SamplingParams) -> None:
+    """As llama.cpp's penalties sampler, on one row (vocab_size,) in place."""
+    ids, counts = window.unique(return_counts=True)
+    values = logits[ids]
+    values = torch.where(
+        values <= 0, values * params.repeat_penalty, values / params.repeat_penalty
+    )
+    logits[ids] = values - counts * params.frequency_penalty - params.presence_penalty
+
+
+def _typical(kept: Tensor, logprobs: Tensor, typical: Tensor) -> Tensor:
+    """Keep the tokens whose surprise is nearest to the expected one, up to a mass of `typical`."""
+    probs = logprobs.exp()
+    entropy = -(probs * logprobs.masked_fill(probs == 0, 0)).sum(-1, keepdim=True)
+    order = (-logprobs - entropy).abs().argsort(-1)
+    mass = probs.gather(-1, order).cumsum(-1) - probs.gather(-1, order)
+    drop = torch.zeros_like(kept, dtype=torch.bool).scatter(-1, order, mass > typical)
+    return kept.masked_fill(drop & (typical < 1), -torch.inf)
