@@ -57,11 +57,9 @@ class _Sequence:
     source: GenerateRequest
     request: Request
     truncated: int
-    options: Options
     grammar: Grammar | None
     told: int = 0  # output tokens sent so far
     added_ns: int = field(default_factory=time.monotonic_ns)
-    started_ns: int = 0
     first_ns: int = 0
 
 
@@ -120,10 +118,9 @@ class PagedEngine:
         grammar = None
         if request.constraint is not None:
             grammar = self._grammars.compile(request.constraint)
-        options = Options(sampling, seed, request.logprobs)
         self._scheduler.add(inner)
-        self._options[request.id] = options
-        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, options, grammar)
+        self._options[request.id] = Options(sampling, seed, request.logprobs)
+        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, grammar)
 
     def abort(self, request_id: int) -> None:
         """End a request in whatever state it is; others are ignored."""
@@ -222,10 +219,6 @@ class PagedEngine:
     def _commit(self, launched: Launched) -> list[SequenceStep]:
         sampled = launched.tokens()
         now = time.monotonic_ns()
-        for item in launched.plan.chunks():
-            sequence = self._sequences.get(item.request.id)
-            if sequence is not None and not sequence.started_ns:
-                sequence.started_ns = sequence.added_ns
         logprobs = self._logprobs(launched)
         steps = []
         for request in self._scheduler.commit(launched.plan.epoch, sampled):

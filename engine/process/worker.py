@@ -41,7 +41,7 @@ def engine_factory(name: str) -> EngineFactory:
             f"engine {name!r} needs a library that is missing ({error}):"
             f" pip install 'hearth[{name}]'"
         ) from error
-    raise BackendUnavailableError(f"engine {name!r} is unknown; there are 'llama' and 'echo'")
+    raise BackendUnavailableError(f"engine {name!r} is unknown; there are 'llama', 'paged' and 'echo'")
 
 
 class Worker:

@@ -39,7 +39,7 @@ PEAK_RATE = 3e-3
 WEIGHT_DECAY = 0.1
 HEAD_WEIGHT = 1.0  # of its loss, beside that of the tokens
 WARM_UP = 0.05  # share of the steps
-TURNS_FROM = 0.9  # share of the steps before chats get several turns
+TURNS_FROM = 0.75  # share of the steps before chats get several turns
 
 
 def main() -> None:
