@@ -18,6 +18,7 @@ from engine.errors import BackendUnavailableError, EngineError
 from engine.process import frames
 
 READ_BYTES = 256 * 1024
+EXTRAS = {"paged": "gpu"}  # where the extra is not called like the engine
 OOM_SCORE_ADJ = "500"  # under memory pressure the kernel takes a worker before the control plane
 
 
@@ -39,9 +40,11 @@ def engine_factory(name: str) -> EngineFactory:
     except ImportError as error:
         raise BackendUnavailableError(
             f"engine {name!r} needs a library that is missing ({error}):"
-            f" pip install 'hearth[{name}]'"
+            f" pip install 'hearth[{EXTRAS.get(name, name)}]'"
         ) from error
-    raise BackendUnavailableError(f"engine {name!r} is unknown; there are 'llama', 'paged' and 'echo'")
+    raise BackendUnavailableError(
+        f"engine {name!r} is unknown; there are 'llama', 'paged' and 'echo'"
+    )
 
 
 class Worker:
