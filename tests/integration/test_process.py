@@ -34,6 +34,14 @@ async def collect(client, request):
     return [step async for step in client.generate(request)]
 
 
+async def test_a_worker_asks_for_huge_pages_and_keeps_the_settings_of_its_user(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    async with echo() as client:
+        environment = await asyncio.to_thread(Path(f"/proc/{client.pid}/environ").read_bytes)
+    assert b"GLIBC_TUNABLES=glibc.malloc.arena_max=2" in environment
+    assert b"glibc.malloc.hugetlb=1\0" in environment  # some releases of glibc cut it at the colon
+
+
 async def test_answer_comes_in_steps_and_ends_with_usage():
     async with echo() as client:
         steps = await collect(client, ask("one two three"))
