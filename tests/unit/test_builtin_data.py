@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tools.builtin_model import topics as material
+from tools.builtin_model.bpe import ByteBPE
+from tools.builtin_model.conversations import SPECIAL, Conversations
 from tools.builtin_model.topics import DataError, expand, word_key
 from tools.builtin_model.vary import vary
 
@@ -24,6 +26,14 @@ def test_the_shipped_material_keeps_its_rules(topics):
 def test_no_held_out_question_is_trained_on(topics):
     trained = {word_key(question) for topic in topics for question in topic.asked}
     assert not [q for topic in topics for q in topic.held if word_key(q) in trained]
+
+
+def test_no_variation_that_is_shown_is_nearly_a_held_out_question(topics):
+    crowded = [replace(topics[0], held=("tell me about the hearth",)), *topics[1:]]
+    bpe = ByteBPE([], SPECIAL)
+    source = Conversations(crowded, bpe, seed=1, batch_tokens=64, longest=64)
+    shown = [source.question(crowded[0]) for _ in range(600)]
+    assert not [q for q in shown if material.is_near(q, "tell me about the hearth")]
 
 
 def test_a_line_with_choices_is_several_questions():

@@ -13,7 +13,7 @@ from itertools import takewhile
 from random import Random
 
 from tools.builtin_model.bpe import ByteBPE
-from tools.builtin_model.topics import Topic, word_key
+from tools.builtin_model.topics import Topic, is_near, word_key
 from tools.builtin_model.vary import vary
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -90,11 +90,13 @@ class Conversations:
         return examples
 
     def question(self, topic: Topic) -> str:
-        """A variation of one of the topic's trained questions, never a held-out one."""
+        """A variation of one of the topic's trained questions, never nearly a held-out one."""
         while True:
             line = self._random.choice(topic.lines)
             question = vary(self._random.choice(line), self._random)
-            if word_key(question) not in self._held:
+            if word_key(question) in self._held:
+                continue
+            if not any(is_near(question, held) for held in topic.held):
                 return question
 
     def _chat(self, turns: int) -> Example:

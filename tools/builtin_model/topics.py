@@ -88,8 +88,10 @@ def word_key(question: str) -> str:
     return " ".join(sorted(_WORD.findall(question.lower())))
 
 
-def _words(question: str) -> set[str]:
-    return set(_WORD.findall(question.lower()))
+def is_near(first: str, second: str) -> bool:
+    """Whether two questions share so many of their words that one gives the other away."""
+    words, others = (set(_WORD.findall(question.lower())) for question in (first, second))
+    return len(words & others) > MAX_SHARED_WORDS * len(words | others)
 
 
 def expand(line: str) -> list[str]:
@@ -184,10 +186,8 @@ def _check_questions(topics: list[Topic]) -> None:
 
 
 def _check_distance(topic: Topic, held: str) -> None:
-    words = _words(held)
     for question in topic.asked:
-        other = _words(question)
-        if len(words & other) > MAX_SHARED_WORDS * len(words | other):
+        if is_near(held, question):
             raise DataError(
                 f"[{topic.name}] held-out {held!r} has nearly the words of the trained "
                 f"{question!r}; word one of them otherwise"
