@@ -10,7 +10,7 @@ from aiohttp import web
 
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
-from appliance.http import admin, blobs, ollama, ollama_models, openai
+from appliance.http import admin, blobs, ollama, ollama_models, openai, scrub
 from appliance.http.context import CHAT, GUARD, LIBRARY, MODELS, SETTINGS, STATE, ServiceState
 from appliance.http.guard import Guard
 from appliance.http.middleware import add_headers, drain, guard, observe
@@ -50,6 +50,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/status", admin.status),
+        web.post("/hearth/v1/scrub", scrub.scrub),
     ]
 
 

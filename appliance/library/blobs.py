@@ -91,7 +91,25 @@ class BlobStore:
                     yield Digest.parse(entry.name)
 
     def remove(self, digest: Digest) -> None:
+        """Remove a blob, also one that was set aside."""
         self.path(digest).unlink(missing_ok=True)
+        self.drop_damaged(digest)
+
+    def set_aside(self, digest: Digest) -> None:
+        """Take bytes that are not those of `digest` out of use; kept until good ones replace them.
+
+        They may be the only copy of somebody's work, nearly all of it whole.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self.path(digest).replace(self._damaged(digest))
+        fsync_folder(self.root)
+
+    def drop_damaged(self, digest: Digest) -> None:
+        """Remove what was set aside of a blob, if anything was."""
+        self._damaged(digest).unlink(missing_ok=True)
+
+    def _damaged(self, digest: Digest) -> Path:
+        return self.root / f"damaged-{digest.filename}"
 
     def sweep(self) -> None:
         """Remove what a crash left behind, and give blobs of old Ollama versions today's names."""
@@ -151,6 +169,7 @@ class BlobWriter:
             # replaced even if there: these bytes are verified, those on disk may have rotted
             self._temp.replace(self._store.path(digest))
             self._temp = None
+            self._store.drop_damaged(digest)
             fsync_folder(self._store.root)
         return digest
 

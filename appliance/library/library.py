@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from appliance.errors import LibraryError, ModelNameError, ModelNotFoundError
-from appliance.library.blobs import BlobStore, atomic_write, fsync_folder, sweep_temps
+from appliance.library.blobs import (
+    BlobStore,
+    atomic_write,
+    fsync_folder,
+    missing_blob,
+    sweep_temps,
+)
 from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Manifest
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel, read_stored
@@ -56,8 +62,17 @@ class Library:
         return sorted(models, key=lambda model: (model.modified_at, model.name), reverse=True)
 
     def problems(self) -> "Problems":
-        """What `list` had to leave out."""
-        return [found for _, found in self._scan() if isinstance(found, Problem)]
+        """What `list` had to leave out, and what it lists although a blob of it is missing."""
+        problems: Problems = []
+        for path, found in self._scan():
+            if isinstance(found, Problem):
+                problems.append(found)
+                continue
+            missing = [d for d in found.manifest.digests if not self.blobs.has(d)]
+            if missing:
+                error = missing_blob(missing[0])
+                problems.append(Problem(path, f"{error}; {error.hint}"))
+        return problems
 
     def get(self, name: ModelName) -> StoredModel:
         """The model of that name in any case; raises ModelNotFoundError or LibraryError."""
@@ -97,6 +112,16 @@ class Library:
             while len(self._headers) > _MAX_HEADERS:
                 self._headers.popitem(last=False)
         return header
+
+    def owners(self) -> dict[Digest, tuple[str, ...]]:
+        """Every blob that a readable manifest names, with the names of those models."""
+        owners: dict[Digest, tuple[str, ...]] = {}
+        for path in self._manifest_paths():
+            with contextlib.suppress(OSError, LibraryError, ModelNameError):
+                name = ModelName.from_path(PurePosixPath(path.relative_to(self._manifests)))
+                for digest in Manifest.parse(_read_manifest(path)).digests:
+                    owners[digest] = (*owners.get(digest, ()), name.short)
+        return owners
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -168,6 +193,13 @@ class Library:
                 self.blobs.remove(digest)
                 self._headers.pop(digest, None)
             return len(unused)
+
+    def set_aside(self, digest: Digest) -> None:
+        """Take a damaged blob out of use; the models that need it cannot be loaded until it is
+        stored again."""
+        with self._lock:
+            self.blobs.set_aside(digest)
+            self._headers.pop(digest, None)
 
     @contextlib.contextmanager
     def hold(self, digests: Iterable[Digest]) -> Iterator[None]:

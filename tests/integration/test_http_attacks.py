@@ -17,6 +17,7 @@ CHANGES = [
     ("DELETE", "/api/delete", {"model": "echo"}),
     ("POST", f"/api/blobs/sha256:{'0' * 64}", b"x"),
     ("HEAD", f"/api/blobs/sha256:{'0' * 64}", None),
+    ("POST", "/hearth/v1/scrub", {}),
     ("POST", "/api/generate", {"model": "echo", "keep_alive": 0}),
     ("POST", "/api/chat", {"model": "echo", "keep_alive": 0}),
 ]
