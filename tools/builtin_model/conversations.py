@@ -66,6 +66,8 @@ class Conversations:
     ) -> None:
         self._topics = topics
         self._weights = [min(len(topic.lines), 12) ** 0.5 for topic in topics]
+        # Lines with many choices hold the plainest questions; each alone is shown more rarely.
+        self._line_weights = {t.name: [len(line) ** 0.5 for line in t.lines] for t in topics}
         self._held = {word_key(question) for topic in topics for question in topic.held}
         self._bpe = bpe
         self._random = Random(seed)
@@ -92,7 +94,7 @@ class Conversations:
     def question(self, topic: Topic) -> str:
         """A variation of one of the topic's trained questions, never nearly a held-out one."""
         while True:
-            line = self._random.choice(topic.lines)
+            line = self._random.choices(topic.lines, self._line_weights[topic.name])[0]
             question = vary(self._random.choice(line), self._random)
             if word_key(question) in self._held:
                 continue

@@ -55,30 +55,17 @@ def main() -> None:
     source = Conversations(
         topics, bpe, options.seed, options.batch_tokens, network.shape.context_length
     )
-    if not options.start:
+    if options.start is None:
         rows = associations(topics, bpe, source)
         with torch.no_grad():
             network.embedding.weight[:, : rows.shape[1]] = rows
     else:
-        start_from(options.start, network)
+        read_gguf(options.start, network)
     head = nn.Linear(network.shape.hidden, len(topics), bias=False)
     fit(network, head, source, options.steps, options.rate)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(options.out, network, bpe)
     print(f"wrote {options.out} ({options.out.stat().st_size:,} bytes)")
-
-
-def start_from(paths: list[Path], network: Decoder) -> None:
-    """Set the network to the mean of files that were trained on from a common one.
-
-    Such files lie in one basin of the loss, and their mean generalises better than each of them.
-    """
-    mean: dict[str, Tensor] = {}
-    for path in paths:
-        read_gguf(path, network)
-        for name, value in network.state_dict().items():
-            mean[name] = mean.get(name, torch.zeros_like(value)) + value / len(paths)
-    network.load_state_dict(mean)
 
 
 def train_tokenizer(topics: list[Topic]) -> ByteBPE:
@@ -190,15 +177,10 @@ def _step(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the built-in model")
-    parser.add_argument("--steps", type=int, default=1300, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens per step, about")
     parser.add_argument("--rate", type=float, default=PEAK_RATE, help="highest learning rate")
-    parser.add_argument(
-        "--start",
-        type=Path,
-        nargs="+",
-        help="go on from this GGUF, or the mean of several, instead of from scratch",
-    )
+    parser.add_argument("--start", type=Path, help="go on from this GGUF instead of from scratch")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=SHIPPED)
