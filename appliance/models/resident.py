@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
+from appliance.models.planner import NOTHING
 from appliance.models.queue import FairQueue
 from engine.api import LoadSpec
 from engine.errors import EngineError
@@ -38,7 +39,7 @@ class Resident:
         self.queue = FairQueue(max_waiting)
         self.stored: StoredModel | None = None
         self.spec: LoadSpec | None = None
-        self.need_bytes = 0
+        self.need = NOTHING
         self.expires_at = float("inf")  # time.monotonic(); inf: kept for ever
         self.keep_alive_s = float("inf")  # of the request that came last
         self.idle_since = 0.0
@@ -96,7 +97,7 @@ class Resident:
         """Forget the worker and hand it to the caller, who closes it."""
         client, self._client = self._client, None
         self.spec = self.stored = None
-        self.need_bytes = 0
+        self.need = NOTHING
         self._is_leaving = False
         return client
 
