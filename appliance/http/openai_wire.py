@@ -227,7 +227,9 @@ class ChatRequest(_Common, kw_only=True):
     def _logprobs(self) -> int | None:
         top = self.top_logprobs
         if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
-            raise FieldError("top_logprobs", f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}")
+            raise FieldError(
+                "top_logprobs", f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {top}"
+            )
         if top and not self.logprobs:
             raise FieldError("top_logprobs", "top_logprobs needs logprobs to be true")
         return (top or 0) if self.logprobs else None
@@ -247,7 +249,9 @@ class CompletionRequest(_Common, kw_only=True):
                 "best_of", "'best_of' is not supported in this release; leave it out"
             )
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
-            raise FieldError("logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}")
+            raise FieldError(
+                "logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {self.logprobs}"
+            )
         prompts = _texts_or_ids("prompt", self.prompt)
         check_count("prompt", len(prompts), MAX_PROMPTS)
         jobs = []
