@@ -48,6 +48,7 @@ class Resident:
         self._gate = asyncio.Lock()  # held while deciding to reload: new users wait, old ones end
         self._idle = asyncio.Event()
         self._idle.set()
+        self._left = asyncio.Event()  # somebody stopped using the worker
         self._is_leaving = False
 
     @property
@@ -79,12 +80,16 @@ class Resident:
                 load_ns = await self._prepare(spec, stored, load)
                 client = self._client
                 assert client is not None
+                while self._users >= client.info.slots:  # it has fewer than the one before had
+                    self._left.clear()
+                    await self._left.wait()
                 self._users += 1
                 self._idle.clear()
             try:
                 yield Lease(client, position, granted - came, load_ns)
             finally:
                 self._users -= 1
+                self._left.set()
                 if self._users == 0:
                     self._idle.set()
                     self.idle_since = time.monotonic()
