@@ -1,7 +1,8 @@
 """OpenAI's request bodies: parsed here and translated into jobs.
 
 Source: OpenAI API reference, chat/completions, completions, embeddings; with the fields that
-Ollama's and vLLM's users add (options, num_ctx, keep_alive, top_k, min_p, repetition_penalty).
+Ollama's and vLLM's users add (options, num_ctx, keep_alive, truncate, top_k, min_p,
+repetition_penalty). Too long a prompt is cut as in Ollama, and refused with `truncate` false.
 Known fields that this release does not honour are in `REFUSED`, one table, and refused by name
 unless they have their default. Labels without influence on the answer (user, metadata,
 safety_identifier, prompt_cache_key, parallel_tool_calls) are accepted.
@@ -104,6 +105,7 @@ class _Common(msgspec.Struct, kw_only=True):
     options: dict[str, Any] = {}
     num_ctx: int | None = None
     keep_alive: Any = None
+    truncate: bool = True
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -125,6 +127,7 @@ class _Common(msgspec.Struct, kw_only=True):
             defaults=DEFAULTS,
             logit_bias=self._biases(),
             keep_alive=keep_alive_of(self.keep_alive),
+            truncate=self.truncate,
             caller=caller,
         )
 
