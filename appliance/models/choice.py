@@ -5,6 +5,7 @@ llama.cpp. An explicit wish is never overruled: what stands in its way becomes `
 """
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,14 @@ class Choice:
     obstacle: str = ""  # why the wish for this engine cannot be fulfilled
 
 
-def read_machine(root: Path = ROOT) -> Machine:
-    """Look for GPUs and libraries; imports none of them."""
+def read_machine(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> Machine:
+    """Look for GPUs and libraries; imports none of them.
+
+    CUDA_VISIBLE_DEVICES, which workers inherit, hides all GPUs when it is empty or -1.
+    """
     missing = (name for name in PAGED_LIBRARIES if importlib.util.find_spec(name) is None)
-    return Machine(read_gpus(root), tuple(missing))
+    is_hidden = environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in {"", "-1"}
+    return Machine(() if is_hidden else read_gpus(root), tuple(missing))
 
 
 def wishes_of(settings: Settings) -> Mapping[ModelName, str]:
@@ -91,7 +96,7 @@ def _auto(asked: str, obstacle: str, machine: Machine) -> Choice:
 
 def _gpu_fact(machine: Machine) -> str:
     if not machine.gpus:
-        return "no NVIDIA GPU with a loaded driver is present"
+        return "no NVIDIA GPU with a loaded driver can be seen"
     return f"GPU present: {', '.join(gpu.model for gpu in machine.gpus)}"
 
 

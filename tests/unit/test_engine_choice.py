@@ -109,11 +109,13 @@ def device(root, name):
 def test_gpus_are_read_where_the_driver_shows_them(tmp_path):
     card(tmp_path, 1, "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 120\n")
     card(tmp_path, 2, "Model: \t\t NVIDIA L4\n")
-    assert read_machine(tmp_path).gpus == ()  # a container that sees /proc, but has no device
+    assert read_machine(tmp_path, {}).gpus == ()  # a container that sees /proc, but has no device
     device(tmp_path, "nvidiactl")
-    found = read_machine(tmp_path).gpus
+    found = read_machine(tmp_path, {}).gpus
     assert [gpu.model for gpu in found] == ["NVIDIA GeForce RTX 4090", "NVIDIA L4"]
     assert not any(gpu.shares_memory for gpu in found)
+    for hidden in ("", "-1"):
+        assert read_machine(tmp_path, {"CUDA_VISIBLE_DEVICES": hidden}).gpus == ()
 
 
 def test_a_jetson_is_a_gpu_that_shares_memory(tmp_path):
@@ -121,6 +123,6 @@ def test_a_jetson_is_a_gpu_that_shares_memory(tmp_path):
     tree.mkdir(parents=True)
     (tree / "compatible").write_bytes(b"nvidia,p3768-0000\0nvidia,tegra234\0")
     (tree / "model").write_bytes(b"NVIDIA Jetson Orin Nano\0")
-    assert read_machine(tmp_path).gpus == ()
+    assert read_machine(tmp_path, {}).gpus == ()
     device(tmp_path, "nvgpu/igpu0")
-    assert read_machine(tmp_path).gpus == (Gpu("NVIDIA Jetson Orin Nano", shares_memory=True),)
+    assert read_machine(tmp_path, {}).gpus == (Gpu("NVIDIA Jetson Orin Nano", shares_memory=True),)
