@@ -188,6 +188,15 @@ def test_choices_have_their_index_and_one_usage(service):
     assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_the_slots_of_all_choices(service, stream):
+    path = "/v1/chat/completions"
+    connection = open_request(service, path, body_for(path, FOREVER, n=4, stream=stream))
+    wait_for(lambda: load_of(service) == [(4, 0)])
+    connection.close()
+    wait_for(lambda: load_of(service) == [(0, 0)])
+
+
 def test_choices_that_fail_together_end_with_one_error(start_service, tiny_gguf):
     service = start_service()
     service.create("echo", tiny_gguf)

@@ -7,18 +7,21 @@ import aiohttp
 import pytest
 
 from engine.abilities import BLOCK_SIZE
+from tests.fakes.gguf_builder import tiny_llama_gguf
 from tests.fakes.waiting import until
 
 STREAMS = 64
 PATH = "/v1/chat/completions"
 TOKENS = 6
+END_TOKENS = range(316, 320)  # of the tiny model
 
 
 @pytest.fixture(scope="module", params=["echo", "paged"])
-def served(request, module_service, tiny_gguf):
+def served(request, module_service, tmp_path_factory):
     """A service whose engine holds many sequences, with the model `m`."""
     service = module_service(engine=request.param, threads=1)
-    service.create("m", tiny_gguf)
+    path = tmp_path_factory.mktemp("gguf") / "m.gguf"
+    service.create("m", tiny_llama_gguf(path, context=4096))
     service.engine = request.param
     return service
 
@@ -127,4 +130,4 @@ async def test_a_client_that_leaves_frees_all_choices(served):
 
 def never_ending(service):
     """A bias that keeps the tiny model from its end tokens."""
-    return {} if service.engine == "echo" else {"256": -100, "257": -100, "258": -100, "259": -100}
+    return {} if service.engine == "echo" else {str(token): -100 for token in END_TOKENS}
