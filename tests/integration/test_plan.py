@@ -80,7 +80,8 @@ def test_what_does_not_fit_is_told_with_the_arithmetic(start_service, tiny_gguf)
     assert plan["fits"] is False
     assert "weights" in plan["refusal"]
     assert "kept free" in plan["refusal"]
-    assert plan["refusal"] in Command(service.url)("show", "--why", "tiny").stdout
+    screen = Command(service.url)("show", "--why", "tiny").stdout
+    assert plan["refusal"].partition(";")[0] in screen  # what follows is free memory, which moves
 
 
 @pytest.mark.parametrize("query", ["model=nobody", "model=a%20b"])
