@@ -18,6 +18,7 @@ SYSTEM_FILE = Path("/etc/hearth/hearth.toml")
 SYSTEM_STATE = Path("/var/lib/hearth")
 
 MIB = 1024 * 1024
+ENGINES = ("auto", "llama", "paged", "echo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,18 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def _model_engines(text: str) -> Mapping[str, str]:
+    """`name=engine, …`; the names are looked at by who knows their grammar (models/choice.py)."""
+    wishes = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, engine = (piece.strip() for piece in part.partition("="))
+        if not name or engine not in ENGINES or name in wishes:
+            allowed = ", ".join(ENGINES)
+            raise ValueError(f"name=engine pairs, each model once; engines are {allowed}")
+        wishes[name] = engine
+    return wishes
+
+
 def default_state() -> str:
     """The state folder of a service user if it is there and ours, else the user's own."""
     if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
@@ -117,7 +130,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("state", "", lambda t: Path(t or default_state()).expanduser(), "folder of all state"),
     Setting("models", "", lambda t: Path(t).expanduser() if t else None,
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
-    Setting("engine", "auto", _choice("auto", "llama", "paged", "echo"), "engine for every model"),
+    Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
+    Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
     Setting("discovery", "off", _choice("off"), "announce on the local network"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
@@ -149,6 +163,7 @@ class Settings:
     state: Path
     models: Path | None
     engine: str
+    model_engines: Mapping[str, str]  # model name as written -> engine
     discovery: str
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
@@ -242,6 +257,8 @@ def _read_file(path: Path) -> dict[str, str]:
 
 
 def _text_of(path: Path, name: str, value: object) -> str:
+    if name == "model_engines" and isinstance(value, dict):
+        return ",".join(f"{model}={engine}" for model, engine in value.items())
     if isinstance(value, bool) or not isinstance(value, str | int | float | list):
         raise ConfigError(f"{path}: {name} must be text, a number or a list of texts")
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""What this machine has: memory that can still be used.
+"""What this machine has: memory that can still be used, and GPUs.
 
-Reads /proc, /sys and the cgroup, fresh at every call, and decides nothing.
+Reads /proc, /sys, /dev and the cgroup, fresh at every call, and decides nothing.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 SELF_CGROUP = Path("/proc/self/cgroup")
+ROOT = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,41 @@ class Memory:
 
     total: int
     available: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """An NVIDIA GPU whose driver is loaded. What it can compute only its libraries know."""
+
+    model: str
+    shares_memory: bool  # with the CPU, as on a Jetson
+
+
+def read_gpus(root: Path = ROOT) -> tuple[Gpu, ...]:
+    """The GPUs that the driver shows and that have a device file; `root` holds proc and dev."""
+    if (root / "dev/nvidiactl").exists():
+        cards = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+        if cards:
+            return tuple(Gpu(_gpu_model(card), shares_memory=False) for card in cards)
+    try:
+        compatible = (root / "proc/device-tree/compatible").read_text()
+        model = (root / "proc/device-tree/model").read_text().strip("\0\n")
+    except OSError:
+        return ()
+    has_device = any((root / f"dev/{name}").exists() for name in _JETSON_DEVICES)
+    return (Gpu(model, shares_memory=True),) if has_device and "nvidia,tegra" in compatible else ()
+
+
+_JETSON_DEVICES = ("nvhost-gpu", "nvgpu/igpu0", "nvidiactl")  # by release of its Linux
+
+
+def _gpu_model(information: Path) -> str:
+    try:
+        lines = information.read_text().splitlines()
+    except OSError:
+        lines = []
+    facts = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in facts if key == "Model"), "NVIDIA GPU")
 
 
 def read_memory(

@@ -55,6 +55,7 @@ class Started:
     queue_position: int  # its turn when it came, callers taking turns; 0: there was a free slot
     queue_ns: int
     load_ns: int
+    slots: int  # requests that the model can serve at once
 
 
 @dataclass(frozen=True, slots=True)

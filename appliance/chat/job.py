@@ -196,7 +196,10 @@ class _Run:
     def _started(self) -> Started:
         lease = self.lease
         return Started(
-            queue_position=lease.queue_position, queue_ns=lease.queue_ns, load_ns=lease.load_ns
+            queue_position=lease.queue_position,
+            queue_ns=lease.queue_ns,
+            load_ns=lease.load_ns,
+            slots=lease.client.info.slots,
         )
 
     def done(self) -> Done:

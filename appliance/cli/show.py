@@ -4,10 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
 from appliance.cli.client import Client, Json
+from appliance.cli.plan import plan_screen
 from appliance.cli.table import render_table
 from appliance.cli.units import count_words
 from appliance.cli.verb import answers_json, connects, print_json
@@ -34,9 +36,10 @@ def _one_part(verb: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name")
 @_one_part
 @click.option("-v", "--verbose", is_flag=True, help="Show metadata and tensors too")
+@click.option("--why", is_flag=True, help="Show which engine would run it, why, and what it needs")
 @answers_json
 @connects
-def show(client: Client, name: str, verbose: bool, as_json: bool, **parts: bool) -> None:
+def show(client: Client, name: str, verbose: bool, why: bool, as_json: bool, **parts: bool) -> None:
     """Show what a model is made of"""
     chosen = [part for part in PARTS if parts[part]]
     if len(chosen) > 1:
@@ -44,6 +47,12 @@ def show(client: Client, name: str, verbose: bool, as_json: bool, **parts: bool)
         raise click.UsageError(f"only one of {', '.join(names)}, or {last} can be specified")
     if chosen and (verbose or as_json):
         raise click.UsageError(f"--{chosen[0]} goes with neither --verbose nor --json")
+    if why:
+        if chosen or verbose:
+            raise click.UsageError("--why goes with --json alone")
+        plan = client.get(f"/hearth/v1/plan?{urlencode({'model': name})}")
+        print_json(plan) if as_json else click.echo(plan_screen(plan), nl=False)
+        return
     body = client.post("/api/show", {"model": name, "verbose": verbose})
     if as_json:
         print_json(body)

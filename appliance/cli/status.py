@@ -101,6 +101,7 @@ def config(context: click.Context, as_json: bool) -> None:
 def check(file: Path) -> None:
     """Check a settings file without starting anything"""
     from appliance.config import load_settings
+    from appliance.models.choice import wishes_of
 
-    load_settings({}, {}, file)
+    wishes_of(load_settings({}, {}, file))
     click.echo(f"{file} is valid")

@@ -1,6 +1,6 @@
 """Our own routes and the small ones that every client probes: status, health, version.
 
-None of them touches a model. `/api/version` must answer in milliseconds while a model generates.
+None of them loads a model. `/api/version` must answer in milliseconds while a model generates.
 """
 
 import asyncio
@@ -8,11 +8,16 @@ import time
 
 from aiohttp import web
 
+from appliance.chat.options import merge
+from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
-from appliance.http.context import LIBRARY, MODELS, SETTINGS, STATE, ServiceState, version
-from appliance.http.errors import NotYetError
+from appliance.http.admin_wire import plan_answer
+from appliance.http.context import FIELDS, LIBRARY, MODELS, SETTINGS, STATE, ServiceState, version
+from appliance.http.errors import FieldError, NotYetError
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
+from appliance.http.streams import unknown_model
+from appliance.library.names import ModelName
 
 # Clients compare this with the Ollama release that brought what they need (VS Code asks for 0.6.4);
 # logprobs, the newest part that our dialect has, came with this one.
@@ -61,6 +66,21 @@ async def status(request: web.Request) -> web.StreamResponse:
             "problems": [f"{problem.path}: {problem.reason}" for problem in damaged],
         }
     )
+
+
+async def plan(request: web.Request) -> web.StreamResponse:
+    """GET /hearth/v1/plan?model=NAME: which engine would run it, why, and whether it fits."""
+    typed = request.query.get("model", "")
+    if not typed:
+        raise FieldError("model", "model is required: /hearth/v1/plan?model=NAME")
+    request[FIELDS]["model"] = typed
+    try:
+        stored = await asyncio.to_thread(request.app[LIBRARY].get, ModelName.parse(typed))
+    except (ModelNameError, ModelNotFoundError) as error:
+        raise unknown_model(typed) from error
+    own = await asyncio.to_thread(lambda: stored.parameters)
+    found = await request.app[MODELS].plan(stored, merge({}, own, {}).values)
+    return json_response(plan_answer(stored.name.short, found))
 
 
 async def not_yet(request: web.Request) -> web.StreamResponse:

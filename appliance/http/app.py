@@ -50,6 +50,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/status", admin.status),
+        web.get("/hearth/v1/plan", admin.plan),
         web.post("/hearth/v1/scrub", scrub.scrub),
     ]
 

@@ -1,8 +1,4 @@
-"""OpenAI's chat/completions, completions, embeddings and models: parse, run, write.
-
-Several choices of one request run one after the other: on weak hardware there is one stream, and
-the prompt's KV is reused from choice to choice.
-"""
+"""OpenAI's chat/completions, completions, embeddings and models: parse, run, write."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -11,15 +7,16 @@ from contextlib import aclosing
 import msgspec
 from aiohttp import web
 
-from appliance.chat.events import Done, JobRequest, Text
+from appliance.chat.events import Done, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
 from appliance.http.body import read_object, to_struct
+from appliance.http.choices import run_choices
 from appliance.http.context import LIBRARY, SETTINGS
 from appliance.http.fields import caller_of
 from appliance.http.ollama import embeddings_of
-from appliance.http.streams import SSE, fold, run_job, stream, unknown_model
+from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
 
 
@@ -82,15 +79,18 @@ async def _answer(
     if body.stream:
         documents = _documents(request, body, jobs, shape, writer)
         return await stream(request, documents, SSE)
+    folded = [Folded() for _ in jobs]
+    async with aclosing(run_choices(request, jobs)) as events:
+        async for index, event in events:
+            folded[index].add(event)
     usage = answers.Usage()
     choices = []
-    for index, job in enumerate(jobs):
-        folded = await fold(run_job(request, job))
-        assert folded.done is not None
-        usage.add(folded.done, is_new_prompt=index % body.n == 0)
-        logprobs = None if job.logprobs is None else folded.logprobs
-        choice = shape.choice(index, folded.text, logprobs)
-        choices.append(choice | {"finish_reason": folded.done.reason})
+    for index, (job, found) in enumerate(zip(jobs, folded, strict=True)):
+        assert found.done is not None
+        usage.add(found.done, is_new_prompt=index % body.n == 0)
+        logprobs = None if job.logprobs is None else found.logprobs
+        choice = shape.choice(index, found.text, logprobs)
+        choices.append(choice | {"finish_reason": found.done.reason})
     return _json(writer.whole(choices, usage))
 
 
@@ -101,26 +101,24 @@ async def _documents(
     shape: answers.Shape,
     writer: answers.Writer,
 ) -> AsyncGenerator[bytes, None]:
-    """The chunks of a stream: choice after choice, then the usage if it was asked for."""
+    """The chunks of a stream, each with its choice's index, then the usage if it was asked for."""
     usage = answers.Usage()
-    for index, job in enumerate(jobs):
-        is_opening = True
-        async with aclosing(run_job(request, job)) as events:
-            async for event in events:
-                if is_opening and (choice := shape.opening(index)) is not None:
-                    yield msgspec.json.encode(writer.chunk(choice))
-                is_opening = False
-                match event:
-                    case Text(text=text, logprobs=found):
-                        logprobs = None if job.logprobs is None else list(found)
-                        choice = shape.delta(index, text, logprobs)
+    async with aclosing(run_choices(request, jobs)) as events:
+        async for index, event in events:
+            match event:
+                case Started():
+                    if (choice := shape.opening(index)) is not None:
                         yield msgspec.json.encode(writer.chunk(choice))
-                    case Done():
-                        usage.add(event, is_new_prompt=index % body.n == 0)
-                        closing = writer.chunk(shape.closing(index), event.reason)
-                        yield msgspec.json.encode(closing)
-                    case _:
-                        pass  # Started opens the choice; Rendered is not asked for here
+                case Text(text=text, logprobs=found):
+                    logprobs = None if jobs[index].logprobs is None else list(found)
+                    choice = shape.delta(index, text, logprobs)
+                    yield msgspec.json.encode(writer.chunk(choice))
+                case Done():
+                    usage.add(event, is_new_prompt=index % body.n == 0)
+                    closing = writer.chunk(shape.closing(index), event.reason)
+                    yield msgspec.json.encode(closing)
+                case Rendered():
+                    pass  # chat_completions answers that itself
     if body.wants_usage():
         yield msgspec.json.encode(writer.usage_chunk(usage))
 

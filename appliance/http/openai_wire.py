@@ -1,7 +1,8 @@
 """OpenAI's request bodies: parsed here and translated into jobs.
 
 Source: OpenAI API reference, chat/completions, completions, embeddings; with the fields that
-Ollama's and vLLM's users add (options, num_ctx, keep_alive, top_k, min_p, repetition_penalty).
+Ollama's and vLLM's users add (options, num_ctx, keep_alive, truncate, top_k, min_p,
+repetition_penalty). Too long a prompt is cut as in Ollama, and refused with `truncate` false.
 Known fields that this release does not honour are in `REFUSED`, one table, and refused by name
 unless they have their default. Labels without influence on the answer (user, metadata,
 safety_identifier, prompt_cache_key, parallel_tool_calls) are accepted.
@@ -104,6 +105,7 @@ class _Common(msgspec.Struct, kw_only=True):
     options: dict[str, Any] = {}
     num_ctx: int | None = None
     keep_alive: Any = None
+    truncate: bool = True
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -125,6 +127,7 @@ class _Common(msgspec.Struct, kw_only=True):
             defaults=DEFAULTS,
             logit_bias=self._biases(),
             keep_alive=keep_alive_of(self.keep_alive),
+            truncate=self.truncate,
             caller=caller,
         )
 
@@ -227,7 +230,9 @@ class ChatRequest(_Common, kw_only=True):
     def _logprobs(self) -> int | None:
         top = self.top_logprobs
         if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
-            raise FieldError("top_logprobs", f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}")
+            raise FieldError(
+                "top_logprobs", f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {top}"
+            )
         if top and not self.logprobs:
             raise FieldError("top_logprobs", "top_logprobs needs logprobs to be true")
         return (top or 0) if self.logprobs else None
@@ -247,7 +252,9 @@ class CompletionRequest(_Common, kw_only=True):
                 "best_of", "'best_of' is not supported in this release; leave it out"
             )
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_TOP_LOGPROBS:
-            raise FieldError("logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}")
+            raise FieldError(
+                "logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {self.logprobs}"
+            )
         prompts = _texts_or_ids("prompt", self.prompt)
         check_count("prompt", len(prompts), MAX_PROMPTS)
         jobs = []

@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -82,32 +82,36 @@ def unknown_model(name: str) -> ModelNotFoundError:
 
 @dataclass(slots=True)
 class Folded:
-    """A job's events as one answer; exactly one of `done` and `rendered` is set."""
+    """A job's events as one answer; in the end exactly one of `done` and `rendered` is set."""
 
-    text: str
-    logprobs: list[TokenLogprob]
-    done: Done | None
-    rendered: str | None
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    done: Done | None = None
+    rendered: str | None = None
+    _pieces: list[str] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Take in the next event; the last one completes `text`."""
+        match event:
+            case Text():
+                self._pieces.append(event.text)
+                self.logprobs.extend(event.logprobs)
+            case Rendered():
+                self.rendered = event.prompt
+            case Done():
+                self.done = event
+                self.text = "".join(self._pieces)
+            case Started():
+                pass
 
 
 async def fold(events: AsyncGenerator[Event, None]) -> Folded:
     """Everything that a stream would have carried."""
-    pieces: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    done = rendered = None
+    folded = Folded()
     async with aclosing(events):
         async for event in events:
-            match event:
-                case Text():
-                    pieces.append(event.text)
-                    logprobs.extend(event.logprobs)
-                case Rendered():
-                    rendered = event.prompt
-                case Done():
-                    done = event
-                case Started():
-                    pass
-    return Folded("".join(pieces), logprobs, done, rendered)
+            folded.add(event)
+    return folded
 
 
 async def stream(

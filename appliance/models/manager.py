@@ -8,16 +8,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from appliance.config import Settings
-from appliance.errors import OverloadedError
-from appliance.hardware import read_memory
+from appliance.errors import ApplianceError, MemoryFitError, OverloadedError, UnsupportedError
+from appliance.hardware import Memory, read_memory
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
-from appliance.models.planner import Need, Occupant, make_room
+from appliance.models.choice import Choice, Machine, choose_engine, read_machine, wishes_of
+from appliance.models.planner import MIB, Need, Occupant, Plan, make_room, shrink_kv
 from appliance.models.resident import Lease, Resident
 from appliance.models.spec import load_spec, memory_need
 from engine.api import LoadSpec
@@ -25,8 +26,6 @@ from engine.errors import EngineError
 from engine.process.client import EngineClient
 
 log = logging.getLogger("hearth.models")
-
-MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,16 @@ class LoadedModel:
 
 
 class Models:
-    """All residents. Start `expire_forever` as a task; call `close` at the end."""
+    """All residents. Start `expire_forever` as a task; call `close` at the end.
 
-    def __init__(self, settings: Settings) -> None:
+    Raises ConfigError when `model_engines` names something that no model can be called.
+    """
+
+    def __init__(self, settings: Settings, machine: Machine | None = None) -> None:
+        """machine  what engines may be chosen from; None: looked up once, when first needed"""
+        wishes_of(settings)
         self._settings = settings
+        self._machine = machine
         self._residents: dict[ModelName, Resident] = {}
         self._admission = asyncio.Lock()  # one decision about memory, and its load, at a time
         self._changed = asyncio.Event()
@@ -68,11 +73,12 @@ class Models:
         """Hold a slot of the loaded model; it stays loaded for `keep_alive` seconds afterwards.
 
         Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
-        (never fits) and EngineError (cannot be loaded).
+        (never fits), UnsupportedError (not by the engine that the settings ask for) and
+        EngineError (cannot be loaded).
         """
-        header = await asyncio.to_thread(stored.header)
-        spec = load_spec(stored, header, options, self._settings)
-        need = memory_need(spec, header)
+        choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
+        if refusal := _refusal(stored.name, choice):
+            raise refusal
         resident = self._residents.get(stored.name)
         if resident is None:
             resident = Resident(stored.name, self._settings.max_queue)
@@ -98,6 +104,33 @@ class Models:
         ]
         far = datetime.max.replace(tzinfo=UTC)
         return sorted(found, key=lambda m: m.expires_at or far, reverse=True)
+
+    async def plan(self, stored: StoredModel, options: Mapping[str, Any]) -> Plan:
+        """What a lease would do now, and why; nothing is loaded. Raises as `header` does."""
+        choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
+        memory = await asyncio.to_thread(read_memory)
+        own = self._residents.get(stored.name)
+        if is_loaded := own is not None and own.client is not None:
+            memory = replace(memory, available=memory.available + own.need.host_bytes)
+        leaving: list[str] = []
+        refusal: ApplianceError | None = _refusal(stored.name, choice)
+        others = [occupant for occupant, _ in self._occupants(stored.name)]
+        if not refusal:
+            try:
+                need, leaving = self._fit(stored.name, need, memory, others)
+            except (MemoryFitError, OverloadedError) as error:
+                refusal = error
+        return Plan(
+            engine=choice.engine,
+            reasons=choice.reasons,
+            context_length=spec.context_length,
+            need=need,
+            memory=memory,
+            reserve_bytes=self._reserve_bytes,
+            leaving=tuple(leaving),
+            is_loaded=is_loaded,
+            refusal=str(refusal) if refusal else "",
+        )
 
     async def unload(self, name: ModelName) -> None:
         """Free the model's memory: at once if idle, else when its running requests have ended."""
@@ -138,7 +171,7 @@ class Models:
     async def _load(self, resident: Resident, spec: LoadSpec, need: Need) -> EngineClient:
         async with self._admission:
             self._refuse_when_closed()
-            await self._make_room(resident.name, need)
+            need = await self._make_room(resident.name, need)
             try:
                 client = await EngineClient.start(spec, timeout_s=self._settings.load_timeout_s)
             except EngineError as error:
@@ -148,7 +181,7 @@ class Models:
             await client.close()
             self._refuse_when_closed()
         info = client.info
-        resident.need_bytes = need.total_bytes
+        resident.need = need
         log.info(
             "loaded model=%s engine=%s context=%d threads=%d load_ms=%d estimate=%r %s",
             *(resident.name.short, info.engine, info.context_length, info.threads),
@@ -160,22 +193,48 @@ class Models:
         if self._is_closed:
             raise OverloadedError("the service is stopping, please try again")
 
-    async def _make_room(self, name: ModelName, need: Need) -> None:
+    def _prepare(
+        self, stored: StoredModel, options: Mapping[str, Any]
+    ) -> tuple[Choice, LoadSpec, Need]:
+        """Engine, orders and need; reads the disk."""
+        header = stored.header()
+        if self._machine is None:
+            self._machine = read_machine()
+        adapted = bool(stored.adapter_paths)
+        choice = choose_engine(
+            stored.name, header, self._settings, self._machine, has_adapters=adapted
+        )
+        spec = load_spec(stored, header, options, self._settings, choice.engine)
+        return choice, spec, memory_need(spec, header, choice.gpu)
+
+    async def _make_room(self, name: ModelName, need: Need) -> Need:
+        """Unload what must go; returns the need that there is room for now."""
         await asyncio.gather(*(client.wait_ended() for client in self._leaving))
         memory = await asyncio.to_thread(read_memory)
-        others = {
-            r.name.short: r
+        others = {o.name: (o, resident) for o, resident in self._occupants(name)}
+        need, leaving = self._fit(name, need, memory, [o for o, _ in others.values()])
+        await self._evict([others[short][1] for short in leaving], f"making room for {name.short}")
+        return need
+
+    def _occupants(self, newcomer: ModelName) -> list[tuple[Occupant, Resident]]:
+        """Everybody else in memory."""
+        return [
+            (Occupant(r.name.short, r.need.host_bytes, r.is_evictable, r.idle_since), r)
             for r in self._residents.values()
-            if r.client is not None and r.name != name
-        }
-        occupants = [
-            Occupant(short, r.need_bytes, r.is_evictable, r.idle_since)
-            for short, r in others.items()
+            if r.client is not None and r.name != newcomer
         ]
-        reserve = self._settings.memory_reserve_mib * MIB
+
+    def _fit(
+        self, name: ModelName, need: Need, memory: Memory, others: Sequence[Occupant]
+    ) -> tuple[Need, list[str]]:
+        reserve = self._reserve_bytes
+        need = shrink_kv(need, memory, reserve, others)
         limit = self._settings.max_loaded_models
-        leaving = make_room(name.short, need, memory, reserve, occupants, limit)
-        await self._evict([others[short] for short in leaving], f"making room for {name.short}")
+        return need, make_room(name.short, need, memory, reserve, others, limit)
+
+    @property
+    def _reserve_bytes(self) -> int:
+        return self._settings.memory_reserve_mib * MIB
 
     async def _evict(self, residents: Sequence[Resident], why: str) -> None:
         """Unload idle models. All are detached first: none can be leased while another one ends."""
@@ -200,8 +259,8 @@ class Models:
         return LoadedModel(
             name=resident.name,
             stored=stored,
-            size_bytes=resident.need_bytes,
-            size_vram_bytes=0,
+            size_bytes=resident.need.total_bytes,
+            size_vram_bytes=resident.need.total_bytes - resident.need.host_bytes,
             context_length=client.info.context_length,
             expires_at=expires_at,
             engine=client.info.engine,
@@ -209,3 +268,13 @@ class Models:
             running=resident.queue.running,
             waiting=resident.queue.waiting,
         )
+
+
+def _refusal(name: ModelName, choice: Choice) -> UnsupportedError | None:
+    if not choice.obstacle:
+        return None
+    return UnsupportedError(
+        f"{name.short} cannot run on the {choice.engine} engine: {choice.obstacle}",
+        hint="let it run on another with the setting model_engines, e.g."
+        f" '{name.short}=llama'; `hearth show --why {name.short}` tells more",
+    )

@@ -4,7 +4,7 @@ No IO and no clock: everything comes in as numbers, so that each decision can be
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import MemoryFitError, OverloadedError
 from appliance.hardware import Memory
@@ -21,17 +21,29 @@ class Need:
     weight_bytes: int
     kv_bytes: int
     compute_bytes: int
+    process_bytes: int = OVERHEAD_BYTES
+    least_kv_bytes: int | None = None  # a smaller KV cache that does as well; None: it must be all
+    is_on_gpu: bool = False  # all but the process lies in a GPU's own memory
 
     @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes + self.compute_bytes + OVERHEAD_BYTES
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """The part that competes for this machine's memory."""
+        return self.process_bytes if self.is_on_gpu else self.total_bytes
 
     def __str__(self) -> str:
-        return (
+        total = (
             f"weights {_mib(self.weight_bytes)} + KV cache {_mib(self.kv_bytes)}"
-            f" + compute {_mib(self.compute_bytes)} + process {_mib(OVERHEAD_BYTES)}"
+            f" + compute {_mib(self.compute_bytes)} + process {_mib(self.process_bytes)}"
             f" = {_mib(self.total_bytes)}"
         )
+        return f"{total}, all but the process on the GPU" if self.is_on_gpu else total
+
+
+NOTHING = Need(weight_bytes=0, kv_bytes=0, compute_bytes=0, process_bytes=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,21 @@ class Occupant:
     idle_since: float  # clock of the caller; smaller is longer ago
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What loading a model now would mean. `refusal` is empty if it can be loaded."""
+
+    engine: str
+    reasons: tuple[str, ...]
+    context_length: int  # tokens
+    need: Need
+    memory: Memory
+    reserve_bytes: int
+    leaving: tuple[str, ...]  # idle models that would be unloaded
+    is_loaded: bool
+    refusal: str
+
+
 def need_of(shape: Shape, context_length: int, batch_size: int) -> Need:
     """Memory of a model at this context and batch.
 
@@ -71,6 +98,20 @@ def need_of(shape: Shape, context_length: int, batch_size: int) -> Need:
     )
 
 
+def shrink_kv(
+    need: Need, memory: Memory, reserve_bytes: int, occupants: Sequence[Occupant]
+) -> Need:
+    """The same with the largest KV cache that fits when idle models leave, but the least at least.
+
+    An engine that shares its cache between many streams works with less: streams wait for room.
+    """
+    if need.least_kv_bytes is None or need.is_on_gpu:
+        return need
+    idle = sum(o.total_bytes for o in occupants if o.is_idle)
+    spare = memory.available + idle - reserve_bytes - (need.total_bytes - need.kv_bytes)
+    return replace(need, kv_bytes=min(need.kv_bytes, max(need.least_kv_bytes, spare)))
+
+
 def make_room(
     name: str,
     need: Need,
@@ -84,7 +125,7 @@ def make_room(
     Raises MemoryFitError with the arithmetic if it would not fit into the empty machine, and
     OverloadedError if it only does not fit beside models that are busy now.
     """
-    total = need.total_bytes
+    total = need.host_bytes
     ceiling = memory.available + sum(o.total_bytes for o in occupants) - reserve_bytes
     if total > ceiling:
         raise MemoryFitError(

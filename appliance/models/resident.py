@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
+from appliance.models.planner import NOTHING
 from appliance.models.queue import FairQueue
 from engine.api import LoadSpec
 from engine.errors import EngineError
@@ -38,7 +39,7 @@ class Resident:
         self.queue = FairQueue(max_waiting)
         self.stored: StoredModel | None = None
         self.spec: LoadSpec | None = None
-        self.need_bytes = 0
+        self.need = NOTHING
         self.expires_at = float("inf")  # time.monotonic(); inf: kept for ever
         self.keep_alive_s = float("inf")  # of the request that came last
         self.idle_since = 0.0
@@ -47,6 +48,7 @@ class Resident:
         self._gate = asyncio.Lock()  # held while deciding to reload: new users wait, old ones end
         self._idle = asyncio.Event()
         self._idle.set()
+        self._left = asyncio.Event()  # somebody stopped using the worker
         self._is_leaving = False
 
     @property
@@ -78,12 +80,16 @@ class Resident:
                 load_ns = await self._prepare(spec, stored, load)
                 client = self._client
                 assert client is not None
+                while self._users >= client.info.slots:  # it has fewer than the one before had
+                    self._left.clear()
+                    await self._left.wait()
                 self._users += 1
                 self._idle.clear()
             try:
                 yield Lease(client, position, granted - came, load_ns)
             finally:
                 self._users -= 1
+                self._left.set()
                 if self._users == 0:
                     self._idle.set()
                     self.idle_since = time.monotonic()
@@ -96,7 +102,7 @@ class Resident:
         """Forget the worker and hand it to the caller, who closes it."""
         client, self._client = self._client, None
         self.spec = self.stored = None
-        self.need_bytes = 0
+        self.need = NOTHING
         self._is_leaving = False
         return client
 

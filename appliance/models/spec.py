@@ -5,27 +5,36 @@ reload, so only what the load needs may get into it (Ollama's scheduler compares
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from appliance.config import Settings
+from appliance.hardware import Gpu
 from appliance.library.stored import StoredModel
-from appliance.models.planner import Need, Shape, need_of
+from appliance.models.choice import EngineName
+from appliance.models.planner import MIB, Need, Shape, need_of
+from engine.abilities import paged_need
 from engine.api import LoadSpec
 from engine.gguf import Header
 
 MIN_CONTEXT = 4
 DEFAULT_BATCH = 512
 MAX_BATCH = 4096
+PAGED_CPU_BYTES = 320 * MIB  # a process with torch that runs half a megabyte of model takes 289
+PAGED_GPU_BYTES = 1536 * MIB  # with the libraries and the context of the device besides: a guess
 
 
 def load_spec(
-    stored: StoredModel, header: Header, options: Mapping[str, Any], settings: Settings
+    stored: StoredModel,
+    header: Header,
+    options: Mapping[str, Any],
+    settings: Settings,
+    engine: EngineName,
 ) -> LoadSpec:
     """The worker's orders. `options` are typed values by Ollama's names, the model's merged in."""
     context_length = _context_length(header, options, settings)
     batch_size = _clamp(options.get("num_batch"), 1, MAX_BATCH, DEFAULT_BATCH)
     return LoadSpec(
-        engine=choose_engine(settings),
+        engine=engine,
         model_path=str(stored.model_path),
         adapters=[(str(path), 1.0) for path in stored.adapter_paths],
         context_length=context_length,
@@ -38,20 +47,15 @@ def load_spec(
     )
 
 
-def choose_engine(settings: Settings) -> Literal["llama", "paged", "echo"]:
-    """The engine for a GGUF bundle on this machine."""
-    match settings.engine:
-        case "echo":
-            return "echo"
-        case "paged":
-            return "paged"
-    return "llama"
+def memory_need(spec: LoadSpec, header: Header, gpu: Gpu | None = None) -> Need:
+    """What loading `spec` will take; the echo engine opens no file and needs none of it.
 
-
-def memory_need(spec: LoadSpec, header: Header) -> Need:
-    """What loading `spec` will take; the echo engine opens no file and needs none of it."""
+    `gpu` is where it will compute; None: on the CPU.
+    """
     if spec.engine == "echo":
         return Need(weight_bytes=0, kv_bytes=0, compute_bytes=0)
+    if spec.engine == "paged":
+        return _paged_need(spec, header, gpu)
     shape = Shape(
         file_bytes=header.file_size,
         kv_bytes_per_token=header.kv_bytes_per_token(),
@@ -60,6 +64,20 @@ def memory_need(spec: LoadSpec, header: Header) -> Need:
         vocab_size=header.vocab_size or 0,
     )
     return need_of(shape, spec.context_length, spec.batch_size)
+
+
+def _paged_need(spec: LoadSpec, header: Header, gpu: Gpu | None) -> Need:
+    if spec.gpu_layers == 0:
+        gpu = None
+    found = paged_need(header, spec.context_length, on_gpu=gpu is not None)
+    return Need(
+        weight_bytes=found.weight_bytes,
+        kv_bytes=found.kv_bytes,
+        compute_bytes=found.compute_bytes,
+        process_bytes=PAGED_CPU_BYTES if gpu is None else PAGED_GPU_BYTES,
+        least_kv_bytes=found.least_kv_bytes,
+        is_on_gpu=gpu is not None and not gpu.shares_memory,
+    )
 
 
 def _context_length(header: Header, options: Mapping[str, Any], settings: Settings) -> int:

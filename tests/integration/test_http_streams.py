@@ -1,6 +1,5 @@
 """Streams in both dialects: their shape, their end, and clients that misbehave."""
 
-import itertools
 import json
 
 import pytest
@@ -177,8 +176,7 @@ def test_choices_have_their_index_and_one_usage(service):
     *pieces, last = chunks
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert all(chunk["usage"] is None for chunk in pieces)
-    indexes = [chunk["choices"][0]["index"] for chunk in pieces]
-    assert [index for index, _ in itertools.groupby(indexes)] == [0, 1, 2]
+    assert {chunk["choices"][0]["index"] for chunk in pieces} == {0, 1, 2}
     texts = {}
     for chunk in pieces:
         choice = chunk["choices"][0]
@@ -188,6 +186,27 @@ def test_choices_have_their_index_and_one_usage(service):
     whole = send(service, "POST", path, body=body_for(path, "a b", n=3, stream=False)).json
     assert last["usage"] == whole["usage"]
     assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_the_slots_of_all_choices(service, stream):
+    path = "/v1/chat/completions"
+    connection = open_request(service, path, body_for(path, FOREVER, n=4, stream=stream))
+    wait_for(lambda: load_of(service) == [(4, 0)])
+    connection.close()
+    wait_for(lambda: load_of(service) == [(0, 0)])
+
+
+def test_choices_that_fail_together_end_with_one_error(start_service, tiny_gguf):
+    service = start_service()
+    service.create("echo", tiny_gguf)
+    path = "/v1/chat/completions"
+    *pieces, last = documents(
+        path, send(service, "POST", path, body=body_for(path, "[[crash]]", n=3))
+    )
+    assert all("choices" in piece for piece in pieces)
+    assert last["error"]["code"] == "engine_crashed"
+    assert load_of(service) == []
 
 
 def test_characters_never_break_over_pieces(service):

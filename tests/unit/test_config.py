@@ -49,6 +49,9 @@ def test_every_setting_has_a_help_text():
         ({"HEARTH_DRAIN_TIMEOUT_S": "-1"}, "seconds"),
         ({"HEARTH_ALLOWED_ORIGINS": "example.com"}, "https://"),
         ({"HEARTH_ALLOWED_HOSTS": "a b"}, "host names"),
+        ({"HEARTH_MODEL_ENGINES": "qwen3"}, "name=engine"),
+        ({"HEARTH_MODEL_ENGINES": "qwen3=warp"}, "paged"),
+        ({"HEARTH_MODEL_ENGINES": "a=llama,a=paged"}, "once"),
     ],
 )
 def test_bad_value_names_the_setting_and_what_is_allowed(environ, seen):

@@ -12,6 +12,7 @@ from appliance.models.planner import (
     Shape,
     make_room,
     need_of,
+    shrink_kv,
 )
 
 
@@ -72,3 +73,25 @@ def test_busy_models_are_not_pushed_out():
         room(500, 300, [occupant("busy", 900, idle=False)])
     with pytest.raises(OverloadedError, match="busy"):
         room(10, 5000, [occupant("busy", 10, idle=False)], max_loaded=1)
+
+
+@pytest.mark.parametrize(
+    ("available", "kv"),
+    [(5000, 1000), (1000, 600), (900, 500), (400, 100)],  # whole, what is left, and never too small
+)
+def test_a_shared_cache_takes_what_is_left_but_at_least_one_context(available, kv):
+    wanted = Need(
+        weight_bytes=200 * MIB,
+        kv_bytes=1000 * MIB,
+        compute_bytes=100 * MIB,
+        process_bytes=100 * MIB,
+        least_kv_bytes=100 * MIB,
+    )
+    memory = Memory(total=8192 * MIB, available=available * MIB)
+    others = [occupant("idle", 100), occupant("busy", 999, idle=False)]
+    assert shrink_kv(wanted, memory, 100 * MIB, others).kv_bytes == kv * MIB
+
+
+def test_a_cache_of_one_stream_is_never_shrunk():
+    memory = Memory(total=MIB, available=MIB)
+    assert shrink_kv(need(500), memory, 0, []) == need(500)

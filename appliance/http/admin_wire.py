@@ -1,0 +1,33 @@
+"""Answers of our own routes. Pure: from domain values to dictionaries; sizes are bytes."""
+
+from typing import Any
+
+from appliance.models.planner import Plan
+
+
+def plan_answer(model: str, plan: Plan) -> dict[str, Any]:
+    """GET /hearth/v1/plan."""
+    need, memory = plan.need, plan.memory
+    return {
+        "model": model,
+        "engine": plan.engine,
+        "reasons": list(plan.reasons),
+        "context_length": plan.context_length,
+        "need": {
+            "weights": need.weight_bytes,
+            "kv_cache": need.kv_bytes,
+            "compute": need.compute_bytes,
+            "process": need.process_bytes,
+            "total": need.total_bytes,
+            "of_main_memory": need.host_bytes,
+        },
+        "memory": {
+            "total": memory.total,
+            "available": memory.available,  # what a loaded one of this name holds included
+            "kept_free": plan.reserve_bytes,
+        },
+        "loaded": plan.is_loaded,
+        "fits": not plan.refusal,
+        "refusal": plan.refusal or None,
+        "unloads": list(plan.leaving),
+    }

@@ -1,0 +1,71 @@
+"""The paged engine behind HTTP, on the CPU: its limits are one clear error in each dialect."""
+
+import json
+
+import pytest
+
+from tests.integration.raw_http import assert_error, send
+
+CHAT, TEXT, GENERATE = "/v1/chat/completions", "/v1/completions", "/api/generate"
+MESSAGES = [{"role": "user", "content": "hi"}]
+LONG = "word " * 1000
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+
+
+@pytest.fixture(scope="module")
+def served(module_service, tiny_gguf):
+    service = module_service(engine="paged", threads=1)
+    service.create("m", tiny_gguf)
+    return service
+
+
+def chat(**fields):
+    return {"messages": MESSAGES, "max_tokens": 2, **fields}
+
+
+LIMITS = [
+    (CHAT, chat(n=9), "n must be from 1 to 8, not 9"),
+    (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs must be 0 to 20, not 21"),
+    (TEXT, {"prompt": "a", "logprobs": 21}, "logprobs must be 0 to 20, not 21"),
+    (TEXT, {"prompt": [5000]}, "allowed are 0 to 319"),
+    (TEXT, {"prompt": LONG, "truncate": False}, "the context is 512"),
+    (CHAT, chat(messages=[MESSAGES[0] | {"content": LONG}], truncate=False), "the context is 512"),
+    (CHAT, chat(logit_bias={"5000": 1}), "beyond 0 to 319"),
+    (CHAT, chat(response_format=SCHEMA), "cannot be compiled"),
+    (GENERATE, {"prompt": LONG, "truncate": False}, "the context is 512"),
+    (GENERATE, {"prompt": "a", "logprobs": True, "top_logprobs": 21}, "between 0 and 20"),
+    ("/api/embed", {"input": "a"}, "embed with the llama engine"),
+    ("/v1/embeddings", {"input": "a"}, "embed with the llama engine"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body", "seen"), LIMITS)
+def test_what_is_over_a_limit_is_one_error_before_anything_is_sent(
+    served, path, body, seen, stream
+):
+    reply = send(served, "POST", path, body={"model": "m", "stream": stream, **body})
+    assert seen in assert_error(reply, 400, path)
+
+
+def test_the_code_of_too_long_a_prompt_is_openais(served):
+    body = {"model": "m", "prompt": LONG, "truncate": False, "n": 3}
+    assert send(served, "POST", TEXT, body=body).json["error"]["code"] == "context_length_exceeded"
+
+
+def test_too_long_a_prompt_is_cut_where_that_is_not_forbidden(served):
+    body = {"model": "m", "prompt": LONG, "max_tokens": 2}
+    usage = send(served, "POST", TEXT, body=body).json["usage"]
+    assert usage["prompt_tokens"] + usage["completion_tokens"] <= 512
+
+
+def test_a_choice_over_a_limit_ends_its_request_and_nothing_else(served):
+    good = {"model": "m", "prompt": ["a", "b"], "n": 2, "max_tokens": 4, "temperature": 0}
+    before = send(served, "POST", TEXT, body=good).json["choices"]
+    mixed = {"model": "m", "prompt": ["a", LONG], "truncate": False, "max_tokens": 4}
+    assert_error(send(served, "POST", TEXT, body=mixed), 400, TEXT)
+    reply = send(served, "POST", TEXT, body=mixed | {"stream": True})
+    *_, error, done = reply.events
+    assert (json.loads(error)["error"]["code"], done) == ("context_length_exceeded", "[DONE]")
+    assert send(served, "POST", TEXT, body=good).json["choices"] == before
+    assert [m["running"] for m in send(served, "GET", "/hearth/v1/status").json["models"]] == [0]
