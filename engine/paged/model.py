@@ -78,6 +78,7 @@ class PagedModel:
             keep_quantized=keep_quantized,
             num_sms=back_ends.num_sms,
         )
+        torch.cuda.empty_cache()  # what decoding took goes back; nothing happens without a GPU
         return cls(
             spec=arch,
             vocab=vocab,
