@@ -20,12 +20,13 @@ class Graphs:
     """Runs a function of (rows, contexts), captured once for each size when it comes again.
 
     `compute` may read only memory that stays in its place, must not wait for the device, and
-    returns logits that are used up before the next call. On the CPU it is called as it is.
+    returns logits that are used up before the next call.
     """
 
-    def __init__(self, compute: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> None:
+    def __init__(self, compute: Callable[[Tensor, Tensor], Tensor], *, captures: bool) -> None:
+        """captures: False calls `compute` as it is, as it must be without a GPU."""
         self._compute = compute
-        self._captures = device.type == "cuda"
+        self._captures = captures
         self._compiled: set[int] = set()
         self._captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 

@@ -86,7 +86,7 @@ class Runner:
         self._each = torch.arange(bucket + 1, dtype=torch.int32, device=device)
         self._decoding = Staging(2 * bucket, device)  # a place of its own: graphs read it
         self._mixed = Staging(2 * limits.step_tokens + 6 * (rows + 1), device)
-        self._graphs = Graphs(self._decode, device if graphs else torch.device("cpu"))
+        self._graphs = Graphs(self._decode, captures=graphs and device.type == "cuda")
 
     def launch(
         self, plan: StepPlan, options: Mapping[int, Options], masks: Mapping[int, Tensor]

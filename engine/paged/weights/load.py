@@ -6,6 +6,7 @@ compute dtype, or repacked if they shall stay quantized. Knows where tensors go;
 is `decoder.py`.
 """
 
+import re
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -66,12 +67,19 @@ def weight_bytes(header: Header, dtype: torch.dtype, *, keep_quantized: bool = F
     """Device memory that `load_weights` will take at most, known before it begins."""
     embedding = names.EMBEDDING + ".weight"
     dense_bits, total = 8 * dtype.itemsize, 0.0
+    decoded = {_projection(t.name) for t in header.tensors if t.type not in PLANAR_TYPES}
     for tensor in header.tensors:
-        bits = _PLANAR_BITS.get(tensor.type, dense_bits) if keep_quantized else dense_bits
+        stays = keep_quantized and _projection(tensor.name) not in decoded
+        bits = _PLANAR_BITS[tensor.type] if stays else dense_bits
         total += tensor.elements * (dense_bits if tensor.name == embedding else bits)
         if tensor.name == embedding and header.tensor(names.OUTPUT + ".weight") is None:
             total += tensor.elements * bits  # tied, but not kept as the embedding is
     return int(total / 8)
+
+
+def _projection(name: str) -> str:
+    """Tensors with an equal one are multiplied as one, and decoded if one of them is."""
+    return re.sub(r"attn_[qkv]\.weight$|ffn_(gate|up)\.weight$", lambda m: m[0][:4], name)
 
 
 def load_weights(
