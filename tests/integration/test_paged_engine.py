@@ -135,6 +135,18 @@ def test_seeded_request_is_the_same_alone_and_in_a_crowd(model):
     assert serve(engine_of(model), [ask(1, "the fox", 8)])[0][1] != alone
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_penalized_tokens_never_come_again_beside_rows_without_penalty(model, alone, overlap):
+    params = SamplingParams(temperature=0, presence_penalty=1000.0, repeat_last_n=-1)
+    request = GenerateRequest(
+        id=50, prompt=[5, 6, 7], sampling=params, max_tokens=40, ignore_eos=True
+    )
+    tokens = serve(engine_of(model, overlap=overlap, graphs=True), [request, *greedy()])[0]
+    once = [5, 6, 7, *tokens.pop(50)]
+    assert len(set(once)) == len(once) == 43
+    assert tokens == alone
+
+
 def test_abort_in_every_state_leaves_nothing_behind(model):
     engine = engine_of(model, rows=2, step_tokens=24)
     requests = greedy(max_tokens=100)
