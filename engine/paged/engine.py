@@ -5,6 +5,7 @@ tokens of the one before have been read back; without, the same calls run in ano
 requests and pieces of text as bytes; decisions are in `scheduler.py`, tensors in `runner.py`.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from engine.api import (
     TokenLogprob,
     Usage,
 )
-from engine.errors import EngineError, EngineRequestError
+from engine.errors import DeviceMemoryError, EngineError, EngineRequestError
 from engine.llama.vocab import Vocab
 from engine.paged.grammar import Grammar, GrammarCompiler
 from engine.paged.model import PagedModel
@@ -66,14 +67,24 @@ class _Sequence:
 class PagedEngine:
     """See the module's text. Synchronous, one thread."""
 
-    def __init__(self, model: PagedModel, *, overlap: bool = True) -> None:
+    def __init__(
+        self, model: PagedModel, *, overlap: bool = True, graphs: bool | None = None
+    ) -> None:
+        """graphs: pad decode steps, and capture them on a GPU; None: where it can be captured."""
         self.load_ns = 0
         self._model = model
         self._overlap = overlap
         self._vocab: Vocab = model.vocab
         index = PrefixIndex(model.limits.num_blocks, model.limits.block_size)
         self._scheduler = Scheduler(model.limits, index)
-        self._runner = Runner(model.decoder, model.attention, model.kv, model.limits, model.device)
+        self._runner = Runner(
+            model.decoder,
+            model.back_ends,
+            model.kv,
+            model.limits,
+            model.device,
+            graphs=model.back_ends.has_graphs if graphs is None else graphs,
+        )
         self._grammars = GrammarCompiler(model.vocab)
         self._sequences: dict[int, _Sequence] = {}
         self._options: dict[int, Options] = {}
@@ -132,9 +143,23 @@ class PagedEngine:
         return bool(self._ended) or self._launched is not None or self._scheduler.has_work()
 
     def step(self) -> Sequence[SequenceStep]:
-        """Launch one step and tell the results of the newest finished one."""
-        with torch.inference_mode():
-            return self._step()
+        """Launch one step and tell the results of the newest finished one.
+
+        Raises DeviceMemoryError or EngineError when the device fails: then the worker must end.
+        """
+        try:
+            with torch.inference_mode():
+                return self._step()
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"a step of {self._model.limits.step_tokens} tokens did not fit on"
+                f" {self._model.device}; free memory or load with a smaller num_ctx"
+            ) from error
+        except torch.AcceleratorError as error:  # sticky: nothing computes after it any more
+            raise EngineError(
+                f"{self._model.device} failed and this worker ends: {error}; a new one starts with"
+                " the next request"
+            ) from error
 
     def _step(self) -> list[SequenceStep]:
         ended, self._ended = self._ended, []
@@ -181,12 +206,23 @@ class PagedEngine:
         self._launched = None
 
     def self_test(self) -> None:
-        """Generate one token, so that a device that cannot compute is found before it is used."""
-        start = max(self._vocab.bos, 0)
-        self.add(GenerateRequest(id=-1, prompt=[start], max_tokens=1))
-        steps = [step for _ in range(3) if self.has_work() for step in self.step()]
-        if not steps or steps[-1].finish is None:
-            raise EngineError("the engine's self-test gave no token; see the worker's log")
+        """Generate a few tokens, so that a device that cannot compute is found before it is used.
+
+        Three pass through prefill, decode and, where graphs are captured, the first of them.
+        """
+        count = 3 if self._model.back_ends.has_graphs else 1
+        start = [max(self._vocab.bos, 0)]
+        self.add(
+            GenerateRequest(id=-1, prompt=start, max_tokens=count, logprobs=0, ignore_eos=True)
+        )
+        found: list[float] = []
+        while self.has_work():
+            found += [logprob.logprob for step in self.step() for logprob in step.logprobs]
+        if len(found) != count or not all(map(math.isfinite, found)):
+            raise EngineError(
+                f"the engine's self-test computed nonsense on {self._model.device}"
+                f" (log-probabilities {found}): the model's numbers or the device are broken"
+            )
         self._served = 0
 
     def _fit(self, request: GenerateRequest) -> Fitted:

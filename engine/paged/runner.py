@@ -3,10 +3,14 @@
 The device keeps, per row, the tokens so far and the block table; a step only sends row numbers,
 positions and changed cells. A sampled token is written into the row's tokens on the device, where
 the next step finds it, so that a step can be launched before the one before has been read back.
+
+A step that only decodes is padded to a bucket, so that graphs may replay it: padding is a spare
+row without tokens, whose block table is all null block.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +18,14 @@ import torch
 from torch import Tensor
 
 from engine.api import SamplingParams
-from engine.paged.attention.base import AttentionBackend, AttentionBatch, KvLayer
+from engine.paged.attention.base import AttentionBatch, KvLayer
 from engine.paged.decoder import Decoder
+from engine.paged.device import BackEnds
+from engine.paged.graphs import Graphs, Staging, bucket_of
 from engine.paged.limits import Limits
 from engine.paged.plan import StepPlan
 from engine.paged.request import Request
-from engine.paged.sampler import Sampled, Sampler
+from engine.paged.sampler import Lines, Sampled, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +39,19 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step on its way; `tokens` and the rest wait for the device."""
+    """A step on its way; `tokens` waits for the device, then `sampled` is on the host."""
 
     plan: StepPlan
-    ids: tuple[int, ...]  # requests with a sampled token, in the order of `sampled`
-    sampled: Sampled | None
+    ids: tuple[int, ...] = ()  # requests with a sampled token, in the order of `sampled`
+    sampled: Sampled | None = None
+    copied: torch.cuda.Event | None = None  # None: `sampled` has been on the host all along
 
     def tokens(self) -> dict[int, int]:
-        """The sampled token of each request; blocks until the device has them."""
+        """The sampled token of each request."""
         if self.sampled is None:
             return {}
+        if self.copied is not None:
+            self.copied.synchronize()
         return dict(zip(self.ids, self.sampled.tokens.tolist(), strict=True))
 
 
@@ -52,23 +61,32 @@ class Runner:
     def __init__(
         self,
         decoder: Decoder,
-        attention: AttentionBackend,
+        back_ends: BackEnds,
         kv: Sequence[KvLayer],
         limits: Limits,
         device: torch.device,
+        *,
+        graphs: bool,
     ) -> None:
+        """graphs: pad decode steps to buckets, and capture them if the device is a GPU."""
         self._decoder = decoder
-        self._attention = attention
+        self._attention = back_ends.attention
         self._kv = kv
         self._block_size = limits.block_size
+        self._max_context = limits.max_context
         self._device = device
-        self._owners: list[tuple[int, int]] = [(-1, 0)] * limits.max_running
+        self._spare = rows = limits.max_running
+        self._owners: list[tuple[int, int]] = [(-1, 0)] * rows
         # One column more than the context: the token after a full one is sampled, never computed.
-        shape = (limits.max_running, limits.max_context + 1)
-        self._tokens = torch.zeros(shape, dtype=torch.int32, device=device)
-        shape = (limits.max_running, limits.max_blocks)
-        self._block_tables = torch.zeros(shape, dtype=torch.int32, device=device)
-        self._sampler = Sampler(limits.max_running, device)
+        self._tokens = self._integers(rows + 1, limits.max_context + 1)
+        self._block_tables = self._integers(rows + 1, limits.max_blocks)
+        self._sampler = Sampler(rows, device, back_ends.choose)
+        self._pads = graphs
+        bucket = bucket_of(rows)
+        self._each = torch.arange(bucket + 1, dtype=torch.int32, device=device)
+        self._decoding = Staging(2 * bucket, device)  # a place of its own: graphs read it
+        self._mixed = Staging(2 * limits.step_tokens + 6 * (rows + 1), device)
+        self._graphs = Graphs(self._decode, captures=graphs and device.type == "cuda")
 
     def launch(
         self, plan: StepPlan, options: Mapping[int, Options], masks: Mapping[int, Tensor]
@@ -78,11 +96,23 @@ class Runner:
         for request, row, start, count, _ in plan.chunks():
             self._take_tokens(request, row, start, count, options[request.id])
         if plan.is_empty:
-            return Launched(plan, (), None)
-        rows, positions, batch = self._batch(plan)
-        token_ids = self._tokens[rows, positions]
-        hidden = self._decoder.forward(token_ids, positions, batch, self._kv, self._attention)
-        return self._sample(plan, hidden, batch, options, masks)
+            return Launched(plan)
+        if plan.num_decodes == len(plan.ids):
+            logits, lines = self._run_decodes(plan)
+        else:
+            logits, lines = self._run_mixed(plan)
+        if not lines.rows:
+            return Launched(plan)
+        ids = tuple(compress(plan.ids, plan.samples))
+        asked = [n for id in ids if (n := options[id].logprobs) is not None]
+        constrained = {line: masks[id] for line, id in enumerate(ids) if id in masks}
+        most = max(asked) if asked else None
+        sampled = self._sampler.sample(logits, lines, self._tokens, constrained, most)
+        self._tokens[lines.row_index, lines.positions] = sampled.tokens.int()
+        return Launched(plan, ids, *sampled.to_host())
+
+    def _integers(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, device=self._device)
 
     def _write_cells(self, plan: StepPlan) -> None:
         if plan.cells:
@@ -101,60 +131,70 @@ class Runner:
         known = np.array(request.tokens[start : start + count], dtype=np.int32)
         self._tokens[row, start : start + count] = torch.from_numpy(known).to(self._device)
 
-    def _batch(self, plan: StepPlan) -> tuple[Tensor, Tensor, AttentionBatch]:
+    def _run_decodes(self, plan: StepPlan) -> tuple[Tensor, Lines]:
+        """One token of each planned row; logits (rows, vocab_size)."""
+        count = len(plan.rows)
+        padding = bucket_of(count) - count if self._pads else 0
+        contexts = [start + 1 for start in plan.starts]
+        rows, ends = self._decoding.send(
+            [*plan.rows, *[self._spare] * padding], [*contexts, *[0] * padding]
+        )
+        logits = self._graphs.run(rows, ends)[:count]
+        return logits, Lines(plan.rows, contexts, rows[:count], ends[:count])
+
+    def _decode(self, rows: Tensor, contexts: Tensor) -> Tensor:
+        """Logits (bucket, vocab_size) of one token per row; a context of 0 is padding."""
+        positions = (contexts - 1).clamp_min(0)
+        tables = self._block_tables[rows]
+        blocks = tables.gather(1, (positions // self._block_size)[:, None])[:, 0].long()
+        batch = AttentionBatch(
+            query_start=self._each[: len(rows) + 1],
+            context_lens=contexts.int(),
+            block_tables=tables,
+            slot_mapping=blocks * self._block_size + positions % self._block_size,
+            max_query_len=1,
+            max_context_len=self._max_context,
+        )
+        return self._decoder.logits(self._forward(rows, positions, batch))
+
+    def _run_mixed(self, plan: StepPlan) -> tuple[Tensor, Lines]:
+        """Decodes and chunks; logits (lines, vocab_size) of the rows that are sampled."""
         counts = np.array(plan.counts, dtype=np.int64)
         starts = np.array(plan.starts, dtype=np.int64)
         rows = np.array(plan.rows, dtype=np.int64)
         ends = counts.cumsum()
-        first = ends - counts
+        first, contexts = ends - counts, starts + counts
         within = np.arange(ends[-1]) - np.repeat(first, counts)
-        token_rows, positions = self._to_device(
-            np.stack((np.repeat(rows, counts), np.repeat(starts, counts) + within))
+        is_sampled = np.array(plan.samples)
+        lines = rows[is_sampled], contexts[is_sampled]
+        token_rows, positions, query_start, context_lens, all_rows, last, *on_device = (
+            self._mixed.send(
+                np.repeat(rows, counts),
+                np.repeat(starts, counts) + within,
+                np.concatenate(([0], ends)),
+                contexts,
+                rows,
+                ends[is_sampled] - 1,
+                *lines,
+            )
         )
-        contexts = starts + counts
         width = -(-int(contexts.max()) // self._block_size)
-        tables = self._block_tables[self._to_device(rows), :width]
         blocks = self._block_tables[token_rows, positions // self._block_size].long()
         batch = AttentionBatch(
-            query_start=self._to_device(np.concatenate(([0], ends)).astype(np.int32)),
-            context_lens=self._to_device(contexts.astype(np.int32)),
-            block_tables=tables,
+            query_start=query_start.int(),
+            context_lens=context_lens.int(),
+            block_tables=self._block_tables[all_rows, :width],
             slot_mapping=blocks * self._block_size + positions % self._block_size,
             max_query_len=int(counts.max()),
             max_context_len=int(contexts.max()),
         )
-        return token_rows, positions, batch
+        hidden = self._forward(token_rows, positions, batch)
+        logits = self._decoder.logits(hidden[last]) if len(last) else hidden[:0]
+        return logits, Lines(*(line.tolist() for line in lines), *on_device)
 
-    def _sample(
-        self,
-        plan: StepPlan,
-        hidden: Tensor,
-        batch: AttentionBatch,
-        options: Mapping[int, Options],
-        masks: Mapping[int, Tensor],
-    ) -> Launched:
-        lines = [place for place, sampled in enumerate(plan.samples) if sampled]
-        if not lines:
-            return Launched(plan, (), None)
-        ids = tuple(plan.ids[place] for place in lines)
-        rows = [plan.rows[place] for place in lines]
-        after = np.array([plan.starts[place] + plan.counts[place] for place in lines])
-        row_index, positions = self._to_device(np.stack((np.array(rows), after)))
-        last = batch.query_start[1:].long() - 1
-        if len(lines) < len(plan.samples):
-            last = last[self._to_device(np.array(lines))]
-        logits = self._decoder.logits(hidden[last])
-        asked = [n for id in ids if (n := options[id].logprobs) is not None]
-        sampled = self._sampler.sample(
-            logits,
-            rows,
-            positions,
-            self._tokens,
-            {line: masks[id] for line, id in enumerate(ids) if id in masks},
-            max(asked) if asked else None,
-        )
-        self._tokens[row_index, positions] = sampled.tokens.int()
-        return Launched(plan, ids, sampled)
+    def _forward(self, rows: Tensor, positions: Tensor, batch: AttentionBatch) -> Tensor:
+        token_ids = self._tokens[rows, positions]
+        return self._decoder.forward(token_ids, positions, batch, self._kv, self._attention)
 
     def _to_device(self, array: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
+        return torch.from_numpy(array).to(self._device)

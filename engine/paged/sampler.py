@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.api import SamplingParams
-from engine.paged.kernels.sample import sample_torch
+from engine.paged.kernels.sample import Choose
 
 FEW = 64  # candidates that are enough for nearly every top-k
 MANY = 1024  # candidates for top-p without top-k; their mass is checked
@@ -20,7 +20,7 @@ MANY = 1024  # candidates for top-p without top-k; their mass is checked
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One step's result, on the device.
+    """One step's result.
 
     tokens       (rows,) int64
     logprobs     (rows,) float32 of the tokens, before any filter; None if nobody asked
@@ -32,11 +32,38 @@ class Sampled:
     top_ids: Tensor | None = None
     top_logprobs: Tensor | None = None
 
+    def to_host(self) -> tuple["Sampled", torch.cuda.Event | None]:
+        """A copy on the host, and the event after which it holds the numbers; None: it does."""
+        if not self.tokens.is_cuda:
+            return self, None
+        fields = (self.tokens, self.logprobs, self.top_ids, self.top_logprobs)
+        copy = Sampled(*(None if field is None else _pinned(field) for field in fields))
+        copied = torch.cuda.Event()
+        copied.record()
+        return copy, copied
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """A copy on its way to pinned memory: later steps need not end before it can be read."""
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return here.copy_(tensor, non_blocking=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Which sequences the lines of a matrix of logits belong to, on the host and on the device."""
+
+    rows: Sequence[int]
+    ends: Sequence[int]  # the position that each sampled token will have
+    row_index: Tensor  # rows, int64
+    positions: Tensor  # ends, int64
+
 
 class Sampler:
     """Sampling parameters of every row, on the host as flags and on the device as numbers."""
 
-    def __init__(self, max_rows: int, device: torch.device) -> None:
+    def __init__(self, max_rows: int, device: torch.device, choose: Choose) -> None:
+        self._choose = choose
         self._params: list[SamplingParams] = [SamplingParams(temperature=0)] * max_rows
         self._device = device
         self._temperature = torch.ones(max_rows, device=device)
@@ -65,8 +92,7 @@ class Sampler:
     def sample(
         self,
         logits: Tensor,
-        rows: Sequence[int],
-        positions: Tensor,
+        lines: Lines,
         token_table: Tensor,
         masks: Mapping[int, Tensor],
         top_logprobs: int | None,
@@ -74,25 +100,27 @@ class Sampler:
         """The next tokens.
 
         logits        (rows, vocab_size) float32, overwritten
-        rows          row index of each line of `logits`
-        positions     (rows,) int64 position that the sampled token will have
-        token_table   (max_rows, context) the tokens so far, for the penalties
+        token_table   (rows or more, context) the tokens so far, for the penalties
         masks         line → (vocab_size,) bool of allowed tokens, for constrained rows
         top_logprobs  None: no log-probabilities; n: also of the n best
         """
         raw = logits.clone() if top_logprobs is not None else logits
-        self._adjust(logits, rows, positions, token_table, masks)
-        tokens = logits.argmax(-1)
-        drawn = [line for line, row in enumerate(rows) if self._params[row].temperature > 0]
-        if drawn:
-            whole = len(drawn) == len(rows)
+        self._adjust(logits, lines, token_table, masks)
+        drawn = [line for line, row in enumerate(lines.rows) if self._params[row].temperature > 0]
+        if len(drawn) == len(lines.rows):
+            tokens = self._draw(logits, lines)
+        elif not drawn:
+            tokens = logits.argmax(-1)
+        else:
             index = torch.tensor(drawn, device=self._device)
-            chosen = self._draw(
-                logits if whole else logits[index],
-                [rows[line] for line in drawn],
-                positions if whole else positions[index],
+            some = Lines(
+                [lines.rows[line] for line in drawn],
+                [lines.ends[line] for line in drawn],
+                lines.row_index[index],
+                lines.positions[index],
             )
-            tokens = chosen if whole else tokens.index_copy(0, index, chosen)
+            chosen = self._draw(logits[index], some)
+            tokens = logits.argmax(-1).index_copy_(0, index, chosen)
         if top_logprobs is None:
             return Sampled(tokens)
         logprobs = torch.log_softmax(raw, -1)
@@ -107,46 +135,46 @@ class Sampler:
     def _adjust(
         self,
         logits: Tensor,
-        rows: Sequence[int],
-        positions: Tensor,
+        lines: Lines,
         token_table: Tensor,
         masks: Mapping[int, Tensor],
     ) -> None:
         """Bias, penalties and masks, in place."""
-        for line, row in enumerate(rows):
+        for line, (row, end) in enumerate(zip(lines.rows, lines.ends, strict=True)):
             if row in self._bias:
                 ids, values = self._bias[row]
                 logits[line, ids] += values
             params = self._params[row]
             if _penalizes(params):
-                end = int(positions[line])
                 start = 0 if params.repeat_last_n < 0 else max(0, end - params.repeat_last_n)
                 _penalize(logits[line], token_table[row, start:end].long(), params)
             if line in masks:
                 logits[line].masked_fill_(~masks[line], -torch.inf)
 
-    def _draw(self, logits: Tensor, rows: Sequence[int], positions: Tensor) -> Tensor:
+    def _draw(self, logits: Tensor, lines: Lines) -> Tensor:
         """Random tokens for rows with a temperature: (n, vocab_size) → (n,)."""
-        index = torch.tensor(rows, device=self._device)
+        index, positions = lines.row_index, lines.positions
         seeds, temperature = self._seed[index], self._temperature[index]
-        width = self._width(rows, logits.shape[-1])
+        width = self._width(lines.rows, logits.shape[-1])
         if width == 0:
-            return sample_torch(logits, temperature, seeds, positions)
+            return self._choose(logits, temperature, seeds, positions)
         values, ids = logits.topk(width, -1)
-        kept, is_enough = self._filter(values, torch.logsumexp(logits, -1), index)
-        tokens = sample_torch(kept, temperature, seeds, positions, ids)
-        if width < logits.shape[-1] and not bool(is_enough.all()):
+        kept, is_enough = self._filter(values, torch.logsumexp(logits, -1), lines.rows, index)
+        tokens = self._choose(kept, temperature, seeds, positions, ids)
+        # To ask the device is to wait for it; a top-k never needs more than its candidates.
+        is_open = any(self._params[row].top_k <= 0 for row in lines.rows)
+        if is_open and width < logits.shape[-1] and not bool(is_enough.all()):
             for line in (~is_enough).nonzero()[:, 0].tolist():  # rare: a flat distribution
-                tokens[line] = self._draw_sorted(logits[line], rows[line], positions[line])
+                tokens[line] = self._draw_sorted(logits[line], lines.rows[line], positions[line])
         return tokens
 
     def _draw_sorted(self, logits: Tensor, row: int, position: Tensor) -> Tensor:
         """One row with all of the vocabulary as candidates."""
         values, ids = logits.sort(descending=True)
         index = torch.tensor([row], device=self._device)
-        kept, _ = self._filter(values[None], torch.logsumexp(logits, -1)[None], index)
+        kept, _ = self._filter(values[None], torch.logsumexp(logits, -1)[None], [row], index)
         temperature, seed = self._temperature[index], self._seed[index]
-        return sample_torch(kept, temperature, seed, position[None], ids[None])[0]
+        return self._choose(kept, temperature, seed, position[None], ids[None])[0]
 
     def _width(self, rows: Sequence[int], vocab_size: int) -> int:
         """Candidates to look at; 0: every token may be drawn as it is."""
@@ -156,7 +184,9 @@ class Sampler:
         widest = max(p.top_k if p.top_k > 0 else MANY for p in params)
         return min(vocab_size, FEW if widest <= FEW else max(widest, MANY))
 
-    def _filter(self, values: Tensor, log_total: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _filter(
+        self, values: Tensor, log_total: Tensor, rows: Sequence[int], index: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Candidates that fail a filter become -inf; also whether the candidates sufficed.
 
         values     (n, width) logits, best first
@@ -167,9 +197,8 @@ class Sampler:
         kept = values.masked_fill((top_k > 0) & (rank >= top_k), -torch.inf)
         log_total = torch.where(top_k[:, 0] > 0, torch.logsumexp(kept, -1), log_total)
         logprobs = kept - log_total[:, None]
-        typical = self._typical_p[index, None]
-        if bool((typical < 1).any()):
-            kept = _typical(kept, logprobs, typical)
+        if any(self._params[row].typical_p < 1 for row in rows):
+            kept = _typical(kept, logprobs, self._typical_p[index, None])
             logprobs = kept - torch.logsumexp(kept, -1, keepdim=True)
         probs = logprobs.exp()
         top_p, min_p = self._top_p[index, None], self._min_p[index, None]

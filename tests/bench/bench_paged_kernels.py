@@ -76,7 +76,8 @@ def _peak_gb_s(repeats: int) -> float:
 
 def _attention() -> Iterator[Case]:
     """One decode step of a layer: every key and value of the contexts is read once."""
-    kernels, plain = TritonPaged(DEVICE), TorchPaged()
+    num_sms = torch.cuda.get_device_properties(DEVICE).multi_processor_count
+    kernels, plain = TritonPaged(num_sms), TorchPaged()
     for model, (heads, kv_heads, head_dim) in SHAPES.items():
         for num_seqs, context in ((1, 8192), (64, 512), (64, 2048)):
             for quantized in (False, True):

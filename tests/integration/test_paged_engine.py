@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from engine.api import Constraint, FinishReason, GenerateRequest, LoadSpec, SamplingParams
-from engine.errors import ContextLengthError, EngineRequestError
+from engine.errors import (
+    ContextLengthError,
+    DeviceMemoryError,
+    EngineError,
+    EngineRequestError,
+)
+from engine.paged.attention.torch_paged import TorchPaged
 from engine.paged.engine import PagedEngine
 from engine.paged.limits import Limits
 from engine.paged.model import PagedModel
@@ -35,7 +41,7 @@ def model(path):
     )
 
 
-def engine_of(model, *, overlap=True, num_blocks=200, step_tokens=512, rows=8):
+def engine_of(model, *, overlap=True, graphs=False, num_blocks=200, step_tokens=512, rows=8):
     limits = Limits(
         num_blocks=min(num_blocks, model.limits.num_blocks),
         block_size=model.limits.block_size,
@@ -44,7 +50,7 @@ def engine_of(model, *, overlap=True, num_blocks=200, step_tokens=512, rows=8):
         max_waiting=64,
         step_tokens=step_tokens,
     )
-    return PagedEngine(replace(model, limits=limits), overlap=overlap)
+    return PagedEngine(replace(model, limits=limits), overlap=overlap, graphs=graphs)
 
 
 def serve(engine, requests):
@@ -89,8 +95,11 @@ def alone(model):
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("num_blocks", [200, 14])
 @pytest.mark.parametrize("step_tokens", [512, 24])
-def test_same_tokens_in_every_mode(model, alone, overlap, num_blocks, step_tokens):
-    engine = engine_of(model, overlap=overlap, num_blocks=num_blocks, step_tokens=step_tokens)
+@pytest.mark.parametrize("graphs", [True, False])  # here: the padding that graphs need
+def test_same_tokens_in_every_mode(model, alone, overlap, num_blocks, step_tokens, graphs):
+    engine = engine_of(
+        model, overlap=overlap, num_blocks=num_blocks, step_tokens=step_tokens, graphs=graphs
+    )
     assert serve(engine, greedy())[0] == alone
     again, ends, _ = serve(engine, greedy(first=101))  # now with a warm prefix cache
     assert list(again.values()) == list(alone.values())
@@ -124,6 +133,18 @@ def test_seeded_request_is_the_same_alone_and_in_a_crowd(model):
     crowd = [ask(10 + n, f"other {n}", n) for n in range(6)] + [ask(1, "the fox", 7)]
     assert serve(engine_of(model), crowd)[0][1] == alone
     assert serve(engine_of(model), [ask(1, "the fox", 8)])[0][1] != alone
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_penalized_tokens_never_come_again_beside_rows_without_penalty(model, alone, overlap):
+    params = SamplingParams(temperature=0, presence_penalty=1000.0, repeat_last_n=-1)
+    request = GenerateRequest(
+        id=50, prompt=[5, 6, 7], sampling=params, max_tokens=40, ignore_eos=True
+    )
+    tokens = serve(engine_of(model, overlap=overlap, graphs=True), [request, *greedy()])[0]
+    once = [5, 6, 7, *tokens.pop(50)]
+    assert len(set(once)) == len(once) == 43
+    assert tokens == alone
 
 
 def test_abort_in_every_state_leaves_nothing_behind(model):
@@ -194,6 +215,68 @@ def test_what_can_never_be_served_is_refused_at_once(model):
     with pytest.raises(EngineRequestError, match="cannot be compiled"):
         engine.add(GenerateRequest(id=1, prompt="x", constraint=bad))
     assert not engine.has_work()
+
+
+def test_int8_cache_is_small_and_gives_the_same_tokens(path, alone):
+    """As far as a random model's near ties allow."""
+    spec = LoadSpec(
+        engine="paged", model_path=str(path), context_length=CONTEXT, threads=1, kv_type="q8_0"
+    )
+    model = PagedModel.open(spec)
+    assert model.budget.bytes_per_token == 2 * 2 * 2 * (16 + 2)  # 2 layers, k and v, 2 heads of 16
+    assert model.kv[0].k.dtype == torch.int8
+    found = serve(engine_of(model), greedy())[0]
+    for id, tokens in alone.items():
+        assert found[id][:12] == tokens[:12]
+
+
+def test_a_cache_of_four_bits_is_refused_with_what_is_allowed(path):
+    spec = LoadSpec(engine="paged", model_path=str(path), kv_type="q4_0")
+    with pytest.raises(EngineRequestError, match="f16 or q8_0"):
+        PagedModel.open(spec)
+
+
+class Failing(TorchPaged):
+    """A back end whose device fails."""
+
+    def __init__(self, error):
+        super().__init__()
+        self._error = error
+
+    def attend(self, q, cache, batch, params):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "text"),
+    [
+        (torch.OutOfMemoryError("x"), DeviceMemoryError, "step of 512 tokens did not fit on cpu"),
+        (torch.AcceleratorError("illegal address"), EngineError, "cpu failed .* illegal address"),
+    ],
+)
+def test_a_failing_device_ends_the_engine_with_what_happened(model, error, expected, text):
+    back_ends = replace(model.back_ends, attention=Failing(error))
+    engine = engine_of(replace(model, back_ends=back_ends))
+    engine.add(greedy()[0])
+    with pytest.raises(expected, match=text):
+        engine.step()
+
+
+class Nonsense(TorchPaged):
+    """A back end that computes no numbers."""
+
+    def attend(self, q, cache, batch, params):
+        return super().attend(q, cache, batch, params) * float("nan")
+
+
+def test_self_test_passes_and_notices_nonsense(model):
+    engine = engine_of(model)
+    engine.self_test()
+    assert not engine.has_work()
+    assert engine.stats()["served"] == 0
+    broken = replace(model, back_ends=replace(model.back_ends, attention=Nonsense()))
+    with pytest.raises(EngineError, match="nonsense on cpu"):
+        engine_of(broken).self_test()
 
 
 def test_max_tokens_zero_computes_the_prompt_only(model):

@@ -10,13 +10,14 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+TESTS = ("tests/gpu/test_paged_kernels.py", "tests/gpu/test_paged_engine.py")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(300)
 def test_kernels_equal_their_twins_in_the_interpreter():
     # The switch works only if it is set before Triton is imported, hence a process of its own.
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "tests/gpu/test_paged_kernels.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", *TESTS]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # more only wait for each other
     environ = os.environ | threads | {"TRITON_INTERPRET": "1"}
     run = subprocess.run(
@@ -33,12 +34,18 @@ def test_kernels_equal_their_twins_in_the_interpreter():
 def test_engine_modules_need_no_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch, engine.paged.attention.triton_paged as back_end, engine.paged.kernels.ops\n"
+        "import torch; from engine.paged.device import find_back_ends\n"
         "from engine.paged.kernels.sample import sample_torch\n"
         "print(sample_torch(torch.eye(2), *torch.zeros(3, 2).long().unbind()).tolist())\n"
-        "print(back_end.probe(torch.device('cpu'), torch.float32, 64))\n"
+        "for tries in (False, True):\n"
+        "    found = find_back_ends(torch.device('cpu'), torch.float32, 64, interpreted=tries)\n"
+        "    print(found.num_sms, found.has_graphs, found.description.partition(';')[0])\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
-    assert run.stdout.splitlines() == ["[0, 1]", "the device is cpu, the kernels need cuda"]
+    assert run.stdout.splitlines() == [
+        "[0, 1]",
+        "0 False computed by torch",
+        "0 False attention by torch (triton is not installed: pip install 'hearth[gpu]')",
+    ]

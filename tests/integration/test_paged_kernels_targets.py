@@ -12,6 +12,8 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from engine.gguf.types import GGMLType
+from engine.paged.attention.torch_paged import TorchPaged
+from engine.paged.device import find_back_ends
 from tests.fakes import kernel_launches as launches
 from tests.fakes.triton_driver import SHARED_LIMIT_KB, compile_only
 
@@ -45,6 +47,18 @@ def test_too_much_shared_memory_is_noticed():
     with compile_only(86, shared_limit_kb=16) as driver, pytest.raises(OutOfResources):
         launches.launch_attention(torch.bfloat16, 128)
     assert driver.built == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [(torch.float32, "its kernels disagree with "), (torch.complex64, "KeyError: ")],
+)
+def test_kernels_that_compute_nothing_or_fail_cost_speed_not_the_engine(dtype, reason):
+    with compile_only(86):  # launches compile, and write nothing
+        found = find_back_ends(torch.device("cpu"), dtype, 64, interpreted=True)
+    assert isinstance(found.attention, TorchPaged)
+    assert (found.num_sms, found.has_graphs) == (0, False)
+    assert found.description.startswith(f"attention by torch ({reason}")
 
 
 def check(capability, launch):

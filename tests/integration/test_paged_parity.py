@@ -202,6 +202,19 @@ def test_the_memory_foretold_is_the_memory_taken(name, dtype, keep, tmp_path):
     assert decoder.nbytes == foretold
 
 
+def test_one_part_that_must_be_decoded_counts_for_all_it_is_joined_with(tmp_path):
+    header = read_header(write_gguf(tmp_path / "m.gguf", random_model("llama"), "Q8_0"))
+    odd = [
+        dataclasses.replace(tensor, type=GGMLType.Q5_1)
+        if tensor.name == "blk.1.attn_v.weight"
+        else tensor
+        for tensor in header.tensors
+    ]
+    mixed = dataclasses.replace(header, tensors=tuple(odd))
+    found, before = (weight_bytes(h, torch.float32, keep_quantized=True) for h in (mixed, header))
+    assert found - before == (64 + 32 + 32) * 64 * (32 - 8.5) / 8  # q, k and v of one layer
+
+
 def test_a_model_with_a_piece_too_many_is_refused(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", random_model("qwen3"))
     header = read_header(path)

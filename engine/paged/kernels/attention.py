@@ -68,7 +68,8 @@ def attend_triton(
 ) -> torch.Tensor:
     """Launch what the step needs; q's heads lie next to each other. See AttentionBackend.
 
-    `num_splits` cuts the contexts of a decode step. Rows of padding sequences stay undefined.
+    `num_splits` cuts the contexts of a decode step. Rows of padding sequences become zeros there;
+    a step with prefill has none.
     """
     num_tokens, num_heads, head_dim = q.shape
     num_seqs, num_kv_heads = batch.context_lens.shape[0], cache.k.shape[2]
@@ -232,8 +233,6 @@ def _decode(
     """One program: one sequence's token, the heads of one KV head, one piece of the context."""
     seq, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(context_lens + seq)
-    if context == 0:
-        return
     begin = 0
     if window > 0:
         begin = tl.maximum(context - window, 0)
@@ -274,13 +273,13 @@ def _merge(
 ) -> None:  # fmt: skip
     """One program: one head of one sequence; pieces weigh by the sum of their exponentials."""
     seq, head = tl.program_id(0), tl.program_id(1)
-    if tl.load(context_lens + seq) == 0:
-        return
     splits = tl.arange(0, num_splits)
     dims = tl.arange(0, padded_dim)
     in_head = dims < head_dim
     part = (seq.to(tl.int64) * num_heads + head) * num_splits + splits
     sums = tl.load(lse + part)
+    if tl.load(context_lens + seq) == 0:  # padding: all are -inf, and -inf - -inf is NaN
+        sums = tl.zeros_like(sums)
     weights = tl.exp2(sums - tl.max(sums, 0))
     pieces = tl.load(
         partial + part[:, None] * head_dim + dims[None, :], mask=in_head[None, :], other=0

@@ -10,13 +10,14 @@ tokens alone, in any batch, on a GPU and on the CPU. Knows no penalties, filters
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from engine.paged.kernels.jit import (
     Ptr,
     cdiv,
     constexpr,
-    has_triton,
     kernel,
     next_power_of_2,
     tl,
@@ -27,16 +28,17 @@ _MASK32 = 0xFFFFFFFF
 _NO_TOKEN = 0x7FFFFFFF
 
 
-def sample(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    seeds: torch.Tensor,
-    positions: torch.Tensor,
-    token_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`sample_torch`, by the kernel where it can run."""
-    choose = sample_triton if logits.is_cuda and has_triton() else sample_torch
-    return choose(logits, temperature, seeds, positions, token_ids)
+class Choose(Protocol):
+    """`sample_torch` or `sample_triton`."""
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        temperature: torch.Tensor,
+        seeds: torch.Tensor,
+        positions: torch.Tensor,
+        token_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor: ...
 
 
 def sample_triton(

@@ -1,11 +1,14 @@
 """Read a model's weights from its GGUF file onto the device.
 
-The file is mapped, never read whole; only encoded bytes travel to the device, where they are
-decoded into the compute dtype, or repacked if they shall stay quantized. Knows where tensors go;
-what they compute is `decoder.py`.
+It is read tensor by tensor, not mapped: a file cut short or a stick pulled out is an error then,
+not a signal that kills. Only encoded bytes travel to the device, where they are decoded into the
+compute dtype, or repacked if they shall stay quantized. Knows where tensors go; what they compute
+is `decoder.py`.
 """
 
+import re
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -64,12 +67,19 @@ def weight_bytes(header: Header, dtype: torch.dtype, *, keep_quantized: bool = F
     """Device memory that `load_weights` will take at most, known before it begins."""
     embedding = names.EMBEDDING + ".weight"
     dense_bits, total = 8 * dtype.itemsize, 0.0
+    decoded = {_projection(t.name) for t in header.tensors if t.type not in PLANAR_TYPES}
     for tensor in header.tensors:
-        bits = _PLANAR_BITS.get(tensor.type, dense_bits) if keep_quantized else dense_bits
+        stays = keep_quantized and _projection(tensor.name) not in decoded
+        bits = _PLANAR_BITS[tensor.type] if stays else dense_bits
         total += tensor.elements * (dense_bits if tensor.name == embedding else bits)
         if tensor.name == embedding and header.tensor(names.OUTPUT + ".weight") is None:
             total += tensor.elements * bits  # tied, but not kept as the embedding is
     return int(total / 8)
+
+
+def _projection(name: str) -> str:
+    """Tensors with an equal one are multiplied as one, and decoded if one of them is."""
+    return re.sub(r"attn_[qkv]\.weight$|ffn_(gate|up)\.weight$", lambda m: m[0][:4], name)
 
 
 def load_weights(
@@ -92,8 +102,11 @@ def load_weights(
     """
     names.check_tensors(header, spec)
     try:
-        return _Loader(path, header, spec, device, dtype, keep_quantized, num_sms).weights()
-    except torch.OutOfMemoryError as error:
+        with path.open("rb", buffering=0) as file:
+            return _Loader(file, header, spec, device, dtype, keep_quantized, num_sms).weights()
+    except OSError as error:
+        raise ModelFormatError(f"the model file cannot be read: {error.strerror}") from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
         needed = weight_bytes(header, dtype, keep_quantized=keep_quantized) / 2**30
         raise DeviceMemoryError(
             f"the weights need {needed:.1f} GiB as {dtype} and do not fit on {device}: "
@@ -104,7 +117,7 @@ def load_weights(
 class _Loader:
     def __init__(
         self,
-        path: Path,
+        file: FileIO,
         header: Header,
         spec: ArchSpec,
         device: torch.device,
@@ -115,7 +128,7 @@ class _Loader:
         self._header, self._spec = header, spec
         self._keep_quantized, self._num_sms = keep_quantized, num_sms
         self._device, self._dtype = device, dtype
-        self._file = _mapped(path, header.file_size)
+        self._file = file
         self._nbytes = 0
 
     def weights(self) -> Weights:
@@ -218,8 +231,17 @@ class _Loader:
     def _rows(self, name: str, heads: int = 0) -> Tensor:
         """A tensor's encoded bytes; with `heads`, whole rows of them in another order."""
         info = self._info(name)
-        start = self._header.data_offset + info.offset
-        raw = self._file[start : start + info.nbytes]
+        raw = _allocate((info.nbytes,), torch.uint8, torch.device("cpu"))
+        self._file.seek(self._header.data_offset + info.offset)
+        left = memoryview(raw.numpy())
+        while left:
+            count = self._file.readinto(left)
+            if not count:
+                raise ModelFormatError(
+                    f"the model file ends {len(left)} bytes before the end of '{name}':"
+                    " pull the model again"
+                )
+            left = left[count:]
         if not heads:
             return raw
         order = names.neox_order(heads, self._spec.head_dim, self._spec.rope.dim)
@@ -232,14 +254,11 @@ class _Loader:
         return info
 
     def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
+        return _allocate(shape, self._dtype, self._device)
 
 
-def _mapped(path: Path, size: int) -> Tensor:
-    """The file's bytes, (size,) uint8, mapped privately."""
+def _allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     try:
-        if path.stat().st_size != size:
-            raise ModelFormatError("the model file changed while it was being loaded: try again")
-        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    except OSError as error:
-        raise ModelFormatError(f"the model file cannot be read: {error.strerror}") from error
+        return torch.empty(shape, dtype=dtype, device=device)
+    except RuntimeError as error:  # what torch raises when the host has no memory, too
+        raise MemoryError(f"no memory for {shape} of {dtype}") from error
