@@ -107,18 +107,21 @@ def contenders(options: argparse.Namespace, mix: Mix) -> Iterator[list[Contender
     shape, streams, context = _shape(options), options.streams, mix.context
     gguf = shapes.ensure(shape, shapes.FLOATS, options.models)
     folder = hf_folder.ensure(shape, gguf)
-    missing = vllm_peer.missing(options.models)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         ours = enter(paged(gguf, context, options.threads))
         model = peers.load(folder)
         static = enter(peers.static(model, streams))
         continuous = enter(peers.continuous(peers.load(folder), streams, context))
-        vllm = None
+        vllm, missing = None, vllm_peer.missing(options.models)
         if not missing:
-            vllm = enter(
-                vllm_peer.running(options.models, folder, streams, context, options.threads)
-            )
+            try:
+                vllm = enter(
+                    vllm_peer.running(options.models, folder, streams, context, options.threads)
+                )
+            except vllm_peer.VllmError as error:
+                print(error, file=sys.stderr)
+                missing = "did not start, see above"
         yield [
             Contender(OURS, "SDPA on gathered blocks", None, ours),
             Contender(SEQUENTIAL, "SDPA", 4.0, enter(peers.sequential(model))),

