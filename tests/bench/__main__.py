@@ -1,14 +1,19 @@
 """Run every benchmark, quickest first: `python tests/bench [--quick]`, which is `make bench`.
 
 Each is also a script of its own with more options: `python tests/bench/bench_idle.py --help`.
-Everything together takes about 15 minutes on two cores, the first time five more for the build of
-llama.cpp's tools. Results are appended to tests/bench/results/. Keep the machine quiet meanwhile.
+Everything together takes about 25 minutes on two cores, the first time five more for the build of
+llama.cpp's tools. What misses its libraries says so and is skipped; vLLM, a peer of the paged
+engine, takes part once `python tests/bench/vllm_peer.py` has installed it. Results are appended
+to tests/bench/results/. Keep the machine quiet meanwhile.
 """
 
 from __future__ import annotations
 
 import bench_idle
 import bench_latency
+import bench_paged_host
+import bench_paged_latency
+import bench_paged_throughput
 import bench_service
 import bench_single_stream
 import harness
@@ -17,7 +22,15 @@ import harness
 def main() -> None:
     options = harness.arguments("Run every benchmark").parse_args()
     argv = ["--quick"] if options.quick else []
-    for benchmark in (bench_idle, bench_service, bench_latency, bench_single_stream):
+    for benchmark in (
+        bench_idle,
+        bench_paged_host,
+        bench_service,
+        bench_latency,
+        bench_paged_latency,
+        bench_paged_throughput,
+        bench_single_stream,
+    ):
         benchmark.main(argv)
 
 

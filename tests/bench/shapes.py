@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 QUANTS = ("Q4_0", "Q8_0")
+FLOATS = "F16"  # not quantized: for engines that compute in floating point
 BLOCK = 32  # weights per block, both in Q4_0 and in Q8_0
-LAYOUT = 1  # part of the file name; raise it when the same shape would be written differently
+LAYOUT = 1  # part of the file name; raise it when the same shape would get other weights
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
     "+ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -87,7 +88,7 @@ def default_folder() -> Path:
 
 
 def ensure(shape: Shape, quant: str, folder: Path) -> Path:
-    """The model file of `shape` in `quant` (one of QUANTS), written first if it is missing."""
+    """The model file of `shape` in `quant` (QUANTS or FLOATS), written first if it is missing."""
     path = folder / f"{shape.name}-{quant}-v{LAYOUT}.gguf"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,14 +112,13 @@ def _write(shape: Shape, quant: str, path: Path) -> None:
     _add_facts(writer, shape, quant)
     _add_vocabulary(writer, shape)
     rng = np.random.default_rng(seed=shape.layers * shape.hidden)
-    weight_type = gguf.GGMLQuantizationType[quant]
     for name, rows, columns in _matrices(shape):
         embedding = name == "token_embd.weight"
-        blocks = (_q8_0 if embedding or quant == "Q8_0" else _q4_0)(rng, rows, columns)
+        stored_as = "Q8_0" if embedding and quant != FLOATS else quant
+        weights = _ENCODERS[stored_as](rng, rows, columns)
         if embedding:
-            blocks.reshape(rows, -1, 34)[-len(SPECIAL_TOKENS) :, :, :2] = 0
-        raw_type = gguf.GGMLQuantizationType.Q8_0 if embedding else weight_type
-        writer.add_tensor(name, blocks, raw_dtype=raw_type)
+            weights[-len(SPECIAL_TOKENS) :] = 0  # in Q8_0 a scale of zero, too
+        writer.add_tensor(name, weights, raw_dtype=gguf.GGMLQuantizationType[stored_as])
     for name, width, value in _vectors(shape):
         writer.add_tensor(name, np.full(width, value, dtype=np.float32))
     writer.write_header_to_file()
@@ -222,6 +222,12 @@ def _vectors(shape: Shape) -> list[tuple[str, int, float]]:
     return found
 
 
+def _f16(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float16]:
+    """(rows, columns) uniform around zero, rows of a norm of about 1."""
+    weights = rng.random((rows, columns), dtype=np.float32) - np.float32(0.5)
+    return (weights * np.float32(math.sqrt(12 / columns))).astype(np.float16)
+
+
 def _q4_0(rng: np.random.Generator, rows: int, columns: int) -> Bytes:
     """(rows, columns / 32 * 18) bytes: per block a half-precision scale and 32 nibbles."""
     return _random_blocks(rng, rows, columns, payload=16, deviation=math.sqrt((16**2 - 1) / 12))
@@ -249,11 +255,14 @@ def _random_blocks(
     return blocks.reshape(rows, -1)
 
 
+_ENCODERS = {"F16": _f16, "Q4_0": _q4_0, "Q8_0": _q8_0}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write model files with random weights")
     parser.add_argument("--models", type=Path, default=default_folder())
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--quants", nargs="+", choices=QUANTS, default=list(QUANTS))
+    parser.add_argument("--quants", nargs="+", choices=(*QUANTS, FLOATS), default=list(QUANTS))
     options = parser.parse_args()
     for name in options.shapes:
         for quant in options.quants:
