@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from appliance.trust.clock import RELEASED_S, ClockReading, is_believable
+from appliance.trust.clock import ClockReading, is_believable
 from appliance.trust.errors import TrustCode, TrustError
 
 ROOT = "root"
@@ -40,11 +40,6 @@ class Floor:
     epoch: str = ""
     versions: Mapping[str, int] = field(default_factory=dict)
     issued_s: int = 0
-
-    @property
-    def time_s(self) -> int:
-        """No time before this is believed."""
-        return max(RELEASED_S, self.issued_s)
 
     def raised_by(self, held: Held, reading: ClockReading) -> Self:
         """The floor after accepting `held`; raises TrustError (rollback, malformed)."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.trust.clock import ClockReading, TrustedTime, judge_clock, read_clock
+from appliance.trust.clock import RELEASED_S, ClockReading, TrustedTime, judge_clock, read_clock
 from appliance.trust.errors import TrustCode, TrustError
 from appliance.trust.floor import Floor, Held
 
@@ -45,10 +45,12 @@ class TrustStore:
         folder: StateFolder,
         pinned: bytes,
         clock: Callable[[], ClockReading] = read_clock,
+        released_s: int = RELEASED_S,
     ) -> None:
         self._folder = folder
         self._pinned = pinned
         self._clock = clock
+        self._released_s = released_s
 
     def refresh(self, source: Source, wanted: Sequence[str] = ()) -> Trusted:
         """Update from `source` and look up `wanted`; raises TrustError, DiskFullError.
@@ -101,7 +103,7 @@ class TrustStore:
         """Expiry at the trusted time: python-tuf used the system clock, which may be behind."""
         from appliance.trust import metadata
 
-        now_s = judge_clock(self._clock(), floor.time_s).now_s
+        now_s = self._time(floor).now_s
         for role in ("root", "timestamp", "snapshot", "targets"):
             if role not in held.expires_s:
                 raise _one_key_many_names(role)
@@ -116,8 +118,11 @@ class TrustStore:
         return self._trusted(held, floor, targets)
 
     def _trusted(self, held: Held, floor: Floor, targets: Mapping[str, SignedTarget]) -> Trusted:
-        clock = judge_clock(self._clock(), floor.time_s)
-        return Trusted(held.versions, held.expires_s, floor.issued_s or None, clock, targets)
+        issued_s = floor.issued_s or None
+        return Trusted(held.versions, held.expires_s, issued_s, self._time(floor), targets)
+
+    def _time(self, floor: Floor) -> TrustedTime:
+        return judge_clock(self._clock(), max(self._released_s, floor.issued_s))
 
     def _commit(
         self, before: Mapping[str, bytes], after: Mapping[str, bytes], floor: Floor

@@ -142,15 +142,16 @@ class TufRepository:
         return target
 
     def delegate(self, role, paths, parent="targets", terminating=False, count=1, threshold=1):
-        """A new role for names that match `paths`."""
+        """Delegate names that match `paths` to a new role, or to one that there is already."""
         above = self.roles[parent]
         if above.delegations is None:
             above.delegations = Delegations(keys={}, roles={})
         above.delegations.roles[role] = DelegatedRole(role, [], threshold, terminating, paths)
-        self.signers[role] = [CryptoSigner.generate_ed25519() for _ in range(count)]
+        if role not in self.roles:
+            self.signers[role] = [CryptoSigner.generate_ed25519() for _ in range(count)]
+            self.roles[role] = Targets(expires=days(300))
         for signer in self.signers[role]:
             above.add_key(signer.public_key, role)
-        self.roles[role] = Targets(expires=days(300))
 
     def issue(self, moment):
         """State when the next timestamp was issued; takes effect with `publish`."""

@@ -48,7 +48,7 @@ def test_new_online_keys_start_a_new_epoch_for_all_but_the_root():
 
 def test_the_date_of_issue_never_goes_back():
     floor = seen(held(timestamp=1, issued_s=NOW))
-    assert floor.time_s == NOW
+    assert floor.issued_s == NOW
     with pytest.raises(TrustError) as caught:
         floor.raised_by(held(timestamp=2, issued_s=NOW - 1), CLOCK)
     assert caught.value.code == "rollback"
@@ -56,7 +56,7 @@ def test_the_date_of_issue_never_goes_back():
 
 def test_a_date_of_issue_in_the_future_does_not_raise_the_time():
     floor = seen(held(timestamp=1, issued_s=NOW), held(timestamp=2, issued_s=NOW + 9 * DAY_S))
-    assert floor.time_s == NOW
+    assert floor.issued_s == NOW
 
 
 def test_a_version_that_no_honest_publisher_reaches_is_malformed():
