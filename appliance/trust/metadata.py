@@ -7,6 +7,7 @@ second): only `store.py` and `roots.py` do, and late.
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 from collections.abc import Generator, Mapping, Sequence
@@ -41,6 +42,7 @@ MAX_NAME_CHARS = 1024
 # Signed nonsense makes Python's own parsers and encoders raise these; an unsigned one too
 _NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _HISTORY = "root_history"
+_MAX_TOLD_CHARS = 100  # of a stranger's text in a message of ours
 
 _Visit = tuple[str, Root | Targets | None]  # a role, and who delegated to it
 
@@ -54,6 +56,13 @@ class SignedTarget:
     hashes: Mapping[str, str]
     expires_s: int
 
+    @property
+    def sha256(self) -> str:
+        """The digest in hex that names the index's bytes; raises TrustError (digest)."""
+        if digest := self.hashes.get("sha256"):
+            return digest
+        raise TrustError(TrustCode.DIGEST, f"{self.name} is signed without a sha256")
+
 
 def run_client(
     folder: Path, pinned: bytes, source: Source, wanted: Sequence[str]
@@ -61,7 +70,8 @@ def run_client(
     """Bring the metadata in `folder` up to date and look the wanted names up (TUF spec, 5.3-5.6).
 
     `folder` holds what an earlier run left, or nothing; python-tuf writes verified files into it,
-    also before it fails. Returns why it stopped early, if it did.
+    also before it fails. Returns why it stopped early, if it did; raises OSError if the folder
+    cannot be written.
     """
     fetcher = _Recorder(source.reader)
     try:
@@ -76,7 +86,11 @@ def run_client(
         for name in wanted:
             if len(name) > MAX_NAME_CHARS or updater.get_targetinfo(name) is None:
                 return TrustError(TrustCode.NOT_LISTED, f"no publisher lists {name[:100]!r}")
-    except (RepositoryError, DownloadError, OSError, *_NONSENSE) as error:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which is a role's name, and the publisher's fault
+            raise
+        return _translated(error, fetcher, folder)
+    except (RepositoryError, DownloadError, *_NONSENSE) as error:
         return _translated(error, fetcher, folder)
     return None
 
@@ -85,19 +99,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
     """The metadata files in a folder of python-tuf's, by relative path, links resolved."""
     paths = [*folder.glob("*.json"), *folder.glob(f"{_HISTORY}/*.json")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
-
-
-def held_by(files: Mapping[str, bytes]) -> Held:
-    """What the files prove: each role only if the one above it, also held, verifies and names it.
-
-    A file that does not verify is one that the next run replaces: torn, or of a revoked key.
-    """
-    return _Chain(files).held()
-
-
-def find_target(files: Mapping[str, bytes], name: str) -> SignedTarget | None:
-    """What the roles that the files prove say about a name, in the order of delegation."""
-    return _Chain(files).find(name)
 
 
 def check_root(data: bytes) -> Root:
@@ -145,7 +146,9 @@ class _Recorder(FetcherInterface):
 
 
 def _translated(error: Exception, fetcher: _Recorder, folder: Path) -> TrustError:
-    translated = TrustError(_code(error, fetcher, folder), f"{fetcher.last_name[:100]}: {error}")
+    text = f"{fetcher.last_name[:_MAX_TOLD_CHARS]}: {error}"[: 3 * _MAX_TOLD_CHARS]
+    told = "".join(character if character.isprintable() else "?" for character in text)
+    translated = TrustError(_code(error, fetcher, folder), told)
     translated.__cause__ = error
     return translated
 
@@ -189,24 +192,27 @@ def _code_of_version(fetcher: _Recorder, folder: Path) -> TrustCode:
     return TrustCode.ROLLBACK if is_named else TrustCode.MIX
 
 
-class _Chain:
-    """The roles that some files prove, from the root down."""
+class Proof:
+    """What some files prove, from the root down: each role only by the one above it.
+
+    A file that does not verify is one that the next run replaces: torn, or of a revoked key.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
         self._versions: dict[str, int] = {}
         self._expires: dict[str, int] = {}
-        self.root: Root | None = None
-        self.timestamp: Timestamp | None = None
-        self.targets: dict[str, Targets] = {}
+        self._root: Root | None = None
+        self._timestamp: Timestamp | None = None
+        self._targets: dict[str, Targets] = {}
         self._climb_down()
 
     def held(self) -> Held:
         return Held(
-            epoch=_epoch(self.root) if self.root else "",
+            epoch=_epoch(self._root) if self._root else "",
             versions=self._versions,
             expires_s=self._expires,
-            issued_s=_issued_s(self.timestamp) if self.timestamp else None,
+            issued_s=_issued_s(self._timestamp) if self._timestamp else None,
         )
 
     def find(self, name: str) -> SignedTarget | None:
@@ -214,14 +220,14 @@ class _Chain:
 
         None also when a role on the way is not held: it might have listed another file.
         """
-        waiting: list[_Visit] = [("targets", self.root)]
+        waiting: list[_Visit] = [("targets", self._root)]
         visited: set[str] = set()
         while waiting and len(visited) <= UpdaterConfig.max_delegations:
             role, parent = waiting.pop()
             if role in visited:
                 continue
             visited.add(role)
-            signed = self.targets.get(role)
+            signed = self._targets.get(role)
             if signed is None or parent is None or not self._is_signed_by(parent, role):
                 return None
             if target := signed.targets.get(name):
@@ -235,10 +241,10 @@ class _Chain:
         return metadata is not None and _verifies(parent, role, metadata)
 
     def _climb_down(self) -> None:
-        self.root = root = self._verified(Root, "root", None)
+        self._root = root = self._verified(Root, "root", None)
         if root is None:
             return
-        self.timestamp = timestamp = self._verified(Timestamp, "timestamp", root)
+        self._timestamp = timestamp = self._verified(Timestamp, "timestamp", root)
         if timestamp is None:
             return
         named = timestamp.snapshot_meta.version
@@ -252,7 +258,7 @@ class _Chain:
         left = {unquote(name.removesuffix(".json")) for name in self._files if "/" not in name}
         left -= {"root", "timestamp", "snapshot", "targets"}
         while parents := {role: signed for role, signed in found.items() if signed}:
-            self.targets |= parents
+            self._targets |= parents
             found = {}
             for parent in parents.values():
                 for role in left:

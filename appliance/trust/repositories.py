@@ -147,8 +147,8 @@ class Repositories:
         """In order of names. Raises LibraryError for a damaged one: nothing then fails open."""
         if not self._folder.is_dir():
             return []
-        names = sorted(e.name for e in self._folder.iterdir() if not e.name.startswith("."))
-        return [self.get(name) for name in names]
+        folders = (path for path in self._folder.iterdir() if path.is_dir())
+        return [self.get(p.name) for p in sorted(folders) if not p.name.startswith(".")]
 
     def get(self, name: str) -> Repository:
         """Raises NotFoundError."""

@@ -75,11 +75,12 @@ class StateFolder:
     def scratch(self) -> Iterator[Path]:
         """A folder for work before a commit; after a crash the next `locked()` removes it."""
         path = self._states / f".scratch-{secrets.token_hex(8)}"
-        path.mkdir()
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path)
+        with _disk_errors():
+            path.mkdir()
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path)
 
     def floor(self) -> Floor | None:
         """The newer of the two copies; None if this folder never committed, or lost both."""

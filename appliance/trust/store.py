@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from appliance.trust.clock import RELEASED_S, ClockReading, TrustedTime, judge_clock, read_clock
 from appliance.trust.errors import TrustCode, TrustError
-from appliance.trust.floor import Floor, Held
+from appliance.trust.floor import ROOT, Floor, Held
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from appliance.trust.fetch import Source
-    from appliance.trust.metadata import SignedTarget
+    from appliance.trust.metadata import Proof, SignedTarget
     from appliance.trust.statefolder import StateFolder
 
 
@@ -65,10 +65,12 @@ class TrustStore:
                 _lay_out(before, scratch)
                 error = metadata.run_client(scratch, self._pinned, source, wanted)
                 after = metadata.files_of(scratch)
-            held = metadata.held_by(after)
-            floor = self._raised(held, error)
+            proof = metadata.Proof(after)
+            if ROOT not in proof.held().versions:  # proves nothing, so must change nothing
+                raise error or _one_key_many_names(ROOT)
+            floor = self._raised(proof.held(), error)
             if error is None:
-                trusted = self._judge(after, held, floor, wanted)
+                trusted = self._judge(proof, floor, wanted)
                 self._commit(before, after, floor)
                 return trusted
             if not source.is_removable:
@@ -76,14 +78,16 @@ class TrustStore:
             raise error
 
     def read(self, wanted: Sequence[str] = ()) -> Trusted:
-        """What is trusted already, expired or not; names that are not listed are left out."""
+        """What is trusted already, expired or not; names that are not listed are left out.
+
+        After a refresh that the network broke off, the newest timestamp may name files that are
+        still to come: then less is proven than before, until the next refresh succeeds.
+        """
         from appliance.trust import metadata
 
-        files = self._folder.read()
-        held = metadata.held_by(files)
-        found = {name: metadata.find_target(files, name) for name in wanted}
-        targets = {name: target for name, target in found.items() if target}
-        return self._trusted(held, self._folder.floor() or Floor(), targets)
+        proof = metadata.Proof(self._folder.read())
+        targets = {name: target for name in wanted if (target := proof.find(name))}
+        return self._trusted(proof.held(), self._folder.floor() or Floor(), targets)
 
     def files(self) -> dict[str, bytes]:
         """The trusted metadata files by relative path; `root.json` is the newest root."""
@@ -97,20 +101,17 @@ class TrustStore:
         except TrustError as refusal:
             raise error or refusal from refusal
 
-    def _judge(
-        self, files: Mapping[str, bytes], held: Held, floor: Floor, wanted: Sequence[str]
-    ) -> Trusted:
+    def _judge(self, proof: Proof, floor: Floor, wanted: Sequence[str]) -> Trusted:
         """Expiry at the trusted time: python-tuf used the system clock, which may be behind."""
-        from appliance.trust import metadata
-
+        held = proof.held()
         now_s = self._time(floor).now_s
-        for role in ("root", "timestamp", "snapshot", "targets"):
+        for role in (ROOT, "timestamp", "snapshot", "targets"):
             if role not in held.expires_s:
                 raise _one_key_many_names(role)
             _require_unexpired(role, held.expires_s[role], now_s)
         targets = {}
         for name in wanted:
-            target = metadata.find_target(files, name)
+            target = proof.find(name)
             if target is None:
                 raise _one_key_many_names(f"a role above {name}")
             _require_unexpired(f"the role that lists {name}", target.expires_s, now_s)
@@ -140,7 +141,7 @@ def _lay_out(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def _one_key_many_names(what: str) -> TrustError:
-    """The one thing that python-tuf accepts and `held_by` does not."""
+    """The one thing that python-tuf accepts and `Proof` does not."""
     return TrustError(
         TrustCode.SIGNATURE, f"{what} reaches its threshold only by counting one key twice"
     )

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile, Snapshot
 
+from appliance.trust.errors import TrustError
 from tests.fakes.tuf_repository import TufRepository, days, tree
 from tests.integration.trust_box import Box, opened
 
@@ -391,6 +392,22 @@ def test_a_role_name_too_long_for_a_file_is_refused(tmp_path):
     repo.publish("targets")
     assert box.refused(NAME) == "incomplete"
     assert box.state() == state
+
+
+def test_a_strangers_text_is_told_short_and_printable(tmp_path):
+    repo = published()
+    box = Box(tmp_path, repo)
+    box.refresh()
+    repo.snapshot.meta["\x1b[2J\n" + "x" * 5000 + ".json"] = MetaFile(3)
+    repo.publish("snapshot")
+    box.refresh()
+    repo.snapshot.meta.popitem()
+    repo.publish("snapshot")
+    with pytest.raises(TrustError) as caught:
+        box.refresh()
+    assert caught.value.code == "mix"
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
 
 
 def test_duplicate_json_keys_mean_what_was_signed(form, tmp_path):

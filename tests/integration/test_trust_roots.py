@@ -92,6 +92,8 @@ def test_several_repositories_each_speak_for_their_own_names(repositories, tmp_p
         store = repositories.store(name.partition("/")[0])
         assert store.refresh(stick, [name]).targets[name].length == 3
     assert repositories.has_site_root()
+    (tmp_path / "trust" / "lock.json").write_text("{}")  # a file of ours, not a repository
+    assert list(repositories.owned()) == ["acme", "site"]
     with pytest.raises(TrustError) as caught:  # the other's stick is foreign
         repositories.store("acme").refresh(from_folder(tmp_path / "site"))
     assert caught.value.code in {"signature", "rollback"}

@@ -1,6 +1,7 @@
 """The trust store over time: progress, half sticks, torn files, recovery, wrong clocks."""
 
 import os
+import resource
 
 import pytest
 
@@ -206,10 +207,11 @@ def test_a_clock_in_the_past_does_not_accept_what_expired_before_the_floor(form,
     repo = published()
     with opened(form, repo) as server:
         box = Box(tmp_path, repo, server)
-        box.clock = ClockReading(int(days(50).timestamp()), is_synced=True)
-        repo.issue(days(50))
+        issued = days(50)
+        box.clock = ClockReading(int(issued.timestamp()), is_synced=True)
+        repo.issue(issued)
         repo.publish("acme")
-        assert box.refresh(NAME).issued_s == int(days(50).timestamp())
+        assert box.refresh(NAME).issued_s == int(issued.timestamp())
         del repo.timestamp.unrecognized_fields["x-issued"]
         repo.timestamp.expires = days(40)
         repo.publish("acme")
@@ -348,6 +350,26 @@ def test_a_full_disk_is_said_and_changes_nothing(tmp_path, writes):
         store.refresh(from_folder(repo.write_to(box.stick)), [NAME])
     assert box.current() == current
     box.refresh(NAME)
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 700, 1500])
+def test_a_disk_that_fills_while_reading_changes_nothing(form, tmp_path, limit_bytes):
+    repo = published()
+    with opened(form, repo) as server:
+        box = Box(tmp_path, repo, server)
+        box.refresh(NAME)
+        state = box.state()
+        repo.publish("targets", "acme")
+        repo.write_to(box.stick)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+        try:
+            with pytest.raises(DiskFullError):
+                box.refresh_again(NAME)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert box.state() == state
+        box.refresh(NAME)
 
 
 def test_without_any_floor_and_metadata_the_box_is_as_new(tmp_path):

@@ -35,7 +35,13 @@ class Box:
     def refresh(self, *wanted):
         if self.server is None:
             shutil.rmtree(self.stick, ignore_errors=True)
-            return self.store.refresh(from_folder(self.repository.write_to(self.stick)), wanted)
+            self.repository.write_to(self.stick)
+        return self.refresh_again(*wanted)
+
+    def refresh_again(self, *wanted):
+        """Like `refresh`, from the stick as it lies there."""
+        if self.server is None:
+            return self.store.refresh(from_folder(self.stick), wanted)
         return asyncio.run(self._refresh_by_http(wanted))
 
     def refused(self, *wanted):
