@@ -24,6 +24,7 @@ from appliance.trust.floor import Floor
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MAX_FLOOR_BYTES = 1 << 20
+_READ_TRIES = 5
 
 
 class Disk:
@@ -89,11 +90,15 @@ class StateFolder:
 
     def read(self) -> dict[str, bytes]:
         """The files of the state that counts, by relative path; empty if there is none."""
-        state = self._current()
-        if state is None:
-            return {}
-        paths = (path for path in state.rglob("*") if path.is_file() and not path.is_symlink())
-        return {str(path.relative_to(state)): path.read_bytes() for path in paths}
+        for _ in range(_READ_TRIES):
+            state = self._current()
+            if state is None:
+                return {}
+            paths = (path for path in state.rglob("*") if path.is_file() and not path.is_symlink())
+            # a writer may have committed twice since, and removed the state that we are in
+            with contextlib.suppress(FileNotFoundError):
+                return {str(path.relative_to(state)): path.read_bytes() for path in paths}
+        raise LibraryError(f"trust metadata in {self.root.name} changes faster than it can be read")
 
     def commit(self, files: Mapping[str, bytes], floor: Floor) -> Floor:
         """Make `files` the state that counts; returns the floor with the state's number."""

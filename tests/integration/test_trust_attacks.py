@@ -268,6 +268,24 @@ def root_not_signed_by_the_new_keys(repo):
     repo.next_root("root", signers=old)
 
 
+@attack("malformed")
+def duplicate_key_ids(repo):
+    data = repo.next_root()
+    key = repo.root.roles["timestamp"].keyids[0].encode()
+    repo.files["2.root.json"] = data.replace(
+        b'"' + key + b'"\n', b'"' + key + b'", "' + key + b'"\n'
+    ).replace(b'["' + key + b'"]', b'["' + key + b'","' + key + b'"]')
+    assert repo.files["2.root.json"] != data
+
+
+@attack("signature")
+def root_missing_in_the_chain(repo):
+    repo.next_root("timestamp")
+    repo.next_root("root")
+    repo.publish("acme")
+    del repo.files["2.root.json"]
+
+
 @attack("signature", "root")
 def too_few_signatures(repo):
     repo.set_keys("timestamp", 3, 2)
