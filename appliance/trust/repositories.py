@@ -79,6 +79,11 @@ class Candidate:
     keys: int
     threshold: int
 
+    @property
+    def masked(self) -> str:
+        """The fingerprint but for its last group: that one has to come from the publisher."""
+        return self.fingerprint[:-_GROUP_DIGITS] + "." * _GROUP_DIGITS
+
 
 def read_root(data: bytes) -> Candidate:
     """What an offered root says; raises TrustError unless it is signed by its own keys."""
@@ -122,7 +127,7 @@ class Repositories:
         if _digits(confirmed) != _digits(candidate.fingerprint):
             raise TrustError(
                 TrustCode.SIGNATURE,
-                f"the root's fingerprint is {candidate.fingerprint}, not {confirmed[:60]!r}",
+                f"the root's fingerprint is {candidate.masked}, not {confirmed[:60]!r}",
                 hint="compare it with the one that the publisher printed; do not guess",
             )
         if (self._folder / repository.name).exists():
