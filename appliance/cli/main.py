@@ -21,6 +21,7 @@ VERBS = {
     "cp": "appliance.cli.models:cp",
     "rm": "appliance.cli.models:rm",
     "stop": "appliance.cli.models:stop",
+    "trust": "appliance.cli.trust:trust",
     "scrub": "appliance.cli.scrub:scrub",
     "status": "appliance.cli.status:status",
     "config": "appliance.cli.status:config",
