@@ -17,10 +17,10 @@ from appliance.http.context import FIELDS, LIBRARY, MODELS, SETTINGS
 from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.streams import NDJSON, stream
-from appliance.http.threads import in_thread
 from appliance.library.create import Progress
 from appliance.library.create import create as create_model
 from appliance.library.names import ModelName
+from appliance.threads import in_thread
 
 
 async def tags(request: web.Request) -> web.StreamResponse:
