@@ -10,22 +10,37 @@ from aiohttp import web
 
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
-from appliance.http import admin, blobs, ollama, ollama_models, openai
-from appliance.http.context import CHAT, GUARD, LIBRARY, MODELS, SETTINGS, STATE, ServiceState
+from appliance.http import admin, blobs, ollama, ollama_models, ollama_transfer, openai
+from appliance.http.context import (
+    CHAT,
+    GUARD,
+    LIBRARY,
+    MODELS,
+    SETTINGS,
+    STATE,
+    TRANSFERS,
+    ServiceState,
+)
 from appliance.http.guard import Guard
 from appliance.http.middleware import add_headers, drain, guard, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
+from appliance.transfer.transfers import Transfers
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
 _NOT_YET = (
-    *("/api/pull", "/api/push", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+    *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
     *("/v1/audio/transcriptions", "/v1/rerank", "/api/rerank", "/api/tokenize", "/api/detokenize"),
 )
 
 
 def build_app(
-    settings: Settings, library: Library, models: Models, chat: ChatService, state: ServiceState
+    settings: Settings,
+    library: Library,
+    models: Models,
+    chat: ChatService,
+    transfers: Transfers,
+    state: ServiceState,
 ) -> web.Application:
     """The application over these parts, which it does not own: the caller closes them."""
     app = web.Application(
@@ -36,6 +51,7 @@ def build_app(
     app[LIBRARY] = library
     app[MODELS] = models
     app[CHAT] = chat
+    app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
@@ -65,6 +81,8 @@ def _ollama_routes() -> list[web.RouteDef]:
         web.get("/api/ps", ollama_models.ps),
         web.post("/api/show", ollama_models.show),
         web.post("/api/create", ollama_models.create),
+        web.post("/api/pull", ollama_transfer.pull),
+        web.post("/api/push", ollama_transfer.push),
         web.post("/api/copy", ollama_models.copy),
         web.delete("/api/delete", ollama_models.delete),
         web.head("/api/blobs/{digest}", blobs.probe),
