@@ -155,6 +155,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("registry", "https://registry.ollama.ai", _registry, "registry of names without host"),
     Setting("registry_mirrors", "", _mirrors,
             "registries to ask first, separated by commas; HOST=ADDRESS for the names of one host"),
+    Setting("share_models", "off", _choice("on", "off"), "let the network pull models from here"),
     Setting("transfer_parts", "4", _whole(1, 16), "requests at once for one large blob"),
     Setting("transfer_tries", "6", _whole(1, 100), "tries of a request that a registry breaks off"),
     Setting("transfer_stall_s", "30", _seconds, "how long a registry may send nothing"),
@@ -192,6 +193,7 @@ class Settings:
     max_messages: int
     registry: str
     registry_mirrors: tuple[tuple[str, str], ...]  # (host or empty, address)
+    share_models: str
     transfer_parts: int
     transfer_tries: int
     transfer_stall_s: float

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
-from appliance.http import admin, blobs, ollama, ollama_models, ollama_transfer, openai
+from appliance.http import admin, blobs, ollama, ollama_models, ollama_transfer, openai, registry
 from appliance.http.context import (
     CHAT,
     GUARD,
@@ -55,7 +55,7 @@ def build_app(
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
-    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes()])
+    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
     app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
     return app
 
@@ -97,4 +97,12 @@ def _openai_routes() -> list[web.RouteDef]:
         web.post("/v1/embeddings", openai.embeddings),
         web.get("/v1/models", openai.models),
         web.get("/v1/models/{model:.+}", openai.model),
+    ]
+
+
+def _registry_routes() -> list[web.RouteDef]:
+    return [
+        web.get("/v2/", registry.base),
+        web.get("/v2/{namespace}/{model}/manifests/{reference}", registry.manifest),
+        web.get("/v2/{namespace}/{model}/blobs/{digest}", registry.blob),
     ]
