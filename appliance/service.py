@@ -21,6 +21,7 @@ from appliance.http.context import ServiceState, version
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.models.manager import Models
+from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 
 log = logging.getLogger("hearth")
@@ -45,7 +46,6 @@ async def _serve(settings: Settings) -> None:
     state = ServiceState()
     models = Models(settings)
     transfers = Transfers(settings, library)
-    await asyncio.to_thread(transfers.sweep)
     app = build_app(settings, library, models, ChatService(library, models), transfers, state)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
@@ -77,6 +77,7 @@ def _open_library(settings: Settings) -> Library:
         settings.state.mkdir(parents=True, exist_ok=True)
         library = Library(settings.models_dir)
         library.prune()
+        sweep_partials(library.blobs)
     except OSError as error:
         raise ConfigError(
             f"cannot use the state folder {settings.state}: {error.strerror}",

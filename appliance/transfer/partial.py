@@ -28,6 +28,8 @@ from appliance.library.manifest import Digest
 CHUNK_BYTES = 8 << 20
 CHECKPOINT_BYTES = 32 << 20  # with 4 requests at once, at most 56 MiB are fetched again
 
+KEEP_S = 30 * 86_400
+
 _PART = re.compile(r"sha256-[0-9a-f]{64}-part(\.json)?")
 
 
@@ -181,9 +183,9 @@ def missing_bytes(store: BlobStore, digest: Digest, size: int) -> int:
     return size
 
 
-def sweep_partials(store: BlobStore, older_than_s: float) -> None:
-    """Remove partial blobs that nobody went on with for that long."""
-    oldest = time.time() - older_than_s
-    for entry in list(os.scandir(store.root)) if store.root.is_dir() else []:
+def sweep_partials(store: BlobStore) -> None:
+    """Remove partial blobs that nobody went on with for a month. At start."""
+    oldest = time.time() - KEEP_S
+    for entry in list(os.scandir(store.root)):
         if _PART.fullmatch(entry.name) and entry.stat().st_mtime < oldest:
             Path(entry.path).unlink(missing_ok=True)

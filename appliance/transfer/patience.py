@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from appliance.config import Settings
@@ -41,6 +41,10 @@ class Patience:
         step_s = min(self.first_wait_s * 2.0 ** min(failures - 1, 20), self.longest_wait_s)
         wait_s = step_s * random.uniform(0.5, 1.0)
         return min(max(wait_s, wish_s), self.longest_wait_s)
+
+    def for_answers(self) -> Self:
+        """For requests that a person waits for without seeing anything move."""
+        return replace(self, tries=min(self.tries, 3))
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of `attempt`, asked again while the registry is unreachable."""

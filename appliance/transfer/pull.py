@@ -193,7 +193,7 @@ async def _find_manifest(
         else:
             return data, [mirror, *(other for other in registries if other is not mirror)]
     try:
-        data = await origin.patience.insist(lambda: origin.manifest(name.tag))
+        data = await origin.patience.for_answers().insist(lambda: origin.manifest(name.tag))
     except RegistryError as error:
         raise type(error)(f"pull model manifest: {error}", hint=error.hint) from error
     return data, [origin, *mirrors]

@@ -5,7 +5,7 @@ direction, shared by all who ask for it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 
 import aiohttp
@@ -15,7 +15,6 @@ from appliance.errors import RegistryUnreachableError
 from appliance.library.library import Library
 from appliance.transfer.identity import Identity
 from appliance.transfer.jobs import SharedJobs
-from appliance.transfer.partial import sweep_partials
 from appliance.transfer.patience import Patience
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.pull import Puller
@@ -24,7 +23,6 @@ from appliance.transfer.registry import Registry, open_session
 from appliance.transfer.sources import Reference, Source
 
 KEY_FILE = "id_ed25519"
-KEEP_PARTIALS_S = 30 * 86_400  # a download that nobody went on with for so long is given up
 GIB = 1024**3
 
 
@@ -40,10 +38,6 @@ class Transfers:
         self._jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
-    def sweep(self) -> None:
-        """Remove downloads that were given up long ago. Blocking; at start."""
-        sweep_partials(self._library.blobs, KEEP_PARTIALS_S)
-
     async def pull(self, reference: Reference) -> AsyncGenerator[Progress, None]:
         """Install a model, or update it; the lines of Ollama's /api/pull.
 
@@ -54,8 +48,7 @@ class Transfers:
 
         async def work(tell: Tell) -> None:
             registries = [self._registry(source) for source in sources]
-            async with self._deadline():
-                await self._puller.pull(reference.name, registries, tell)
+            await self._within_limit(self._puller.pull(reference.name, registries, tell))
 
         key = f"pull {reference.name.full.lower()}"
         async with aclosing(self._jobs.follow(key, work)) as lines:
@@ -70,8 +63,8 @@ class Transfers:
         origin = reference.origin(self._settings)
 
         async def work(tell: Tell) -> None:
-            async with self._deadline():
-                await push(self._library, reference.name, self._registry(origin), tell)
+            registry = self._registry(origin)
+            await self._within_limit(push(self._library, reference.name, registry, tell))
 
         key = f"push {reference.name.full.lower()}"
         async with aclosing(self._jobs.follow(key, work)) as lines:
@@ -89,25 +82,13 @@ class Transfers:
             self._session = open_session(self._patience)
         return Registry(source, self._session, self._identity, self._patience)
 
-    def _deadline(self) -> "_Deadline":
-        return _Deadline(self._patience.total_s)
-
-
-class _Deadline:
-    """`asyncio.timeout` whose end is a RegistryUnreachableError."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._timeout = asyncio.timeout(limit_s)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *raised: object) -> None:
+    async def _within_limit(self, transfer: Awaitable[None]) -> None:
+        limit_s = self._patience.total_s
         try:
-            await self._timeout.__aexit__(*raised)  # type: ignore[arg-type]
+            async with asyncio.timeout(limit_s):
+                await transfer
         except TimeoutError as error:
             raise RegistryUnreachableError(
-                f"not done after {self._limit_s:g} s; what was transferred is kept",
+                f"not done after {limit_s:g} s; what was transferred is kept",
                 hint="try again, or raise transfer_timeout_s",
             ) from error

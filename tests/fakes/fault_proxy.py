@@ -35,6 +35,8 @@ class Faults:
     extra_bytes: bytes = b""  # sent behind each whole blob
     redirect_to: str = ""  # blob requests are sent to this base address
     realm: str = ""  # where a 401 sends for a token; "own" is this proxy
+    fail_uploads: int = 0  # so many parts of uploads get `fail_status` when they have come
+    storage: str = ""  # parts of uploads are sent to this base address, as Ollama's registry does
     compress: bool = False  # pretend Content-Encoding: gzip
     manifest: bytes | None = None  # sent for every manifest
     manifest_digest: str = ""  # Docker-Content-Digest of manifests
@@ -85,7 +87,12 @@ class _Server:
 
     async def answer(self, request):
         proxy, faults = self._proxy, self._proxy.faults
-        note = SimpleNamespace(method=request.method, path=request.path, headers=request.headers)
+        note = SimpleNamespace(
+            method=request.method,
+            path=request.path,
+            headers=request.headers,
+            query=request.query,
+        )
         proxy.requests.append(note)
         if request.path == "/token":
             return self._token(request)
@@ -95,6 +102,15 @@ class _Server:
             return web.Response(status=401, headers={"WWW-Authenticate": said})
         if request.method == "GET" and "/blobs/sha256:" in request.path:
             return await self._blob(request)
+        if request.method == "PATCH" and faults.fail_uploads:
+            faults.fail_uploads -= 1
+            await request.read()
+            return web.Response(status=faults.fail_status, text="not now")
+        if faults.storage and request.method in {"PATCH", "PUT"}:
+            return await self._to_storage(request)
+        if request.method == "PUT" and request.path.startswith("/part/"):
+            self._proxy.blobs[request.path] = await request.read()
+            return web.Response()
         if faults.manifest is not None and "/manifests/" in request.path:
             return web.Response(body=faults.manifest)
         return await self._forward(request)
@@ -111,6 +127,21 @@ class _Server:
         assert len(base64.urlsafe_b64decode(query["nonce"][0] + "==")) == 16
         assert (query["service"], query["scope"]) == (["fake"], ["repository:x:pull"])
         return web.json_response({"token": TOKEN})
+
+    async def _to_storage(self, request):
+        """Ollama's way to take a blob: each part elsewhere, then the MD5 of the parts' MD5s."""
+        await request.read()
+        if request.method == "PUT":
+            return web.Response(status=201)
+        number = len([r for r in self._proxy.requests if r.method == "PATCH"])
+        going_on = f"http://{self._proxy.address}{request.path}"
+        return web.Response(
+            status=307,
+            headers={
+                "Location": f"{self._proxy.faults.storage}/part/{number}?sig=a%2Bb",
+                "Docker-Upload-Location": going_on,
+            },
+        )
 
     async def _forward(self, request):
         url = f"http://{self._upstream}{request.raw_path}"

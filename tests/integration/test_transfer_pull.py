@@ -243,3 +243,17 @@ async def test_killed_in_the_middle_it_resumes(start_service, tmp_path, proxy):
     assert "no usable GGUF" in lines[-1]["error"]  # random bytes, but the right ones
     assert proxy.sent_bytes - size <= 64 << 20
     assert proxy.sent_bytes - first < size
+
+
+def test_partial_blobs_are_given_up_after_a_month(start_service):
+    service = start_service()
+    service.stop()
+    folder = service.state / "models/blobs"
+    old, young = folder / f"sha256-{'0' * 64}-part", folder / f"sha256-{'1' * 64}-part"
+    for path in (old, young):
+        path.write_bytes(b"x")
+    month_ago = young.stat().st_mtime - 31 * 86_400
+    os.utime(old, (month_ago, month_ago))
+    start_service(service.state)
+    assert not old.exists()
+    assert young.exists()
