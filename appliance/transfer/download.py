@@ -23,6 +23,7 @@ from appliance.transfer.registry import Registry
 log = logging.getLogger("hearth.transfer")
 
 PIECE_BYTES = 1 << 20  # handed to a writing thread at once
+DRIP_BYTES = 64 << 10  # the least that a server must send within the time of a stall
 PROGRESS_BYTES = 256 << 10  # a try that brought so much was not in vain
 
 Report = Callable[[int], None]  # bytes that are here
@@ -115,7 +116,7 @@ class _Download:
                         self._queue.clear()
                         return
                     _check_range(response, offset, end, self._partial.size)
-                    async with aclosing(_pieces(response)) as pieces:
+                    async with aclosing(self._pieces(response)) as pieces:
                         async for piece in pieces:
                             await self._write(offset, piece, end)
                             offset += len(piece)
@@ -137,7 +138,7 @@ class _Download:
         missing = deque(partial.missing)
         here = partial.bounds(missing[0])[0]
         offset = 0
-        async with aclosing(_pieces(response)) as pieces:
+        async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
                 new = piece[max(0, here - offset) :]
                 offset += len(piece)
@@ -146,6 +147,9 @@ class _Download:
                 while missing and partial.bounds(missing[0])[1] <= offset:
                     await self._complete(missing.popleft())
         self._require_end(offset, partial.size)
+
+    def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        return _pieces(response, self._registry.patience.stall_s)
 
     def _require_end(self, offset: int, end: int) -> None:
         if offset < end:
@@ -193,12 +197,25 @@ def _check_range(response: aiohttp.ClientResponse, first: int, end: int, size: i
         )
 
 
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """The body in pieces of a good size for the disk; what came before a break is yielded too."""
+async def _pieces(response: aiohttp.ClientResponse, stall_s: float) -> AsyncGenerator[bytes, None]:
+    """The body in pieces of a good size for the disk; what came before a break is yielded too.
+
+    Raises RegistryUnreachableError when less than DRIP_BYTES come in `stall_s`; that nothing at all
+    comes is the session's to notice.
+    """
     pending = bytearray()
+    now = asyncio.get_running_loop().time
+    came, since = 0, now()
     try:
         async for data in response.content.iter_any():
             pending += data
+            came += len(data)
+            if came >= DRIP_BYTES:
+                came, since = 0, now()
+            elif now() - since > stall_s:
+                raise RegistryUnreachableError(
+                    f"{response.url.origin()} sent only {came} bytes in {stall_s:g} s"
+                )
             if len(pending) >= PIECE_BYTES:
                 yield bytes(pending)
                 pending.clear()

@@ -12,7 +12,12 @@ from collections.abc import AsyncGenerator, Callable
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from appliance.errors import ModelNameError, ModelNotFoundError, RegistryError
+from appliance.errors import (
+    ModelNameError,
+    ModelNotFoundError,
+    RegistryError,
+    RegistryUnreachableError,
+)
 from appliance.library.blobs import missing_blob
 from appliance.library.library import Library
 from appliance.library.manifest import MANIFEST_TYPE, Layer, Manifest
@@ -23,7 +28,7 @@ from appliance.transfer.redirects import next_hop
 from appliance.transfer.registry import Registry
 
 PART_BYTES = 100_000_000  # Ollama's smallest part, which its storage demands
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 256 << 10
 
 
 async def push(library: Library, name: ModelName, registry: Registry, tell: Tell) -> None:
@@ -56,6 +61,7 @@ class _Upload:
         self._registry = registry
         self._layer = layer
         self._tell = tell
+        self._watch = asyncio.timeout(None)
         self._most = 0  # bytes sent in the best try, so that progress never goes back
 
     async def run(self) -> None:
@@ -67,9 +73,22 @@ class _Upload:
         if await self._registry.has_blob(self._layer.digest):
             return
         location = await self._begin()
-        if location is not None:
-            location, md5s = await self._parts(location)
-            await self._finish(location, md5s)
+        if location is None:
+            return
+        try:
+            async with asyncio.timeout(None) as self._watch:
+                location, md5s = await self._parts(location)
+                await self._finish(location, md5s)
+        except TimeoutError as error:
+            raise RegistryUnreachableError(
+                f"{self._registry.source} takes no bytes of blob {self._layer.digest}"
+            ) from error
+
+    def _keep_watch(self) -> None:
+        """Something moved. The session sees answers that do not come, this sees bytes that do not
+        go; twice the time, so that the session is first to complain where both would."""
+        limit_s = 2 * self._registry.patience.stall_s
+        self._watch.reschedule(asyncio.get_running_loop().time() + limit_s)
 
     async def _begin(self) -> URL | None:
         """Where to upload to; None when the registry took the blob from a sister repository."""
@@ -132,6 +151,7 @@ class _Upload:
     async def _finish(self, location: URL, md5s: list[bytes]) -> None:
         digest = self._layer.digest
         etag = f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
+        self._keep_watch()
         url = location.update_query({"digest": str(digest), "etag": etag})
         async with self._registry.request("PUT", url, headers={"Content-Length": "0"}):
             pass
@@ -150,6 +170,7 @@ class _Upload:
                     if not piece:
                         raise missing_blob(self._layer.digest)
                     update(piece)
+                    self._keep_watch()
                     yield piece
                     offset += len(piece)
                     self._report(offset)

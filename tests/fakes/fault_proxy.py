@@ -31,11 +31,13 @@ class Faults:
     cut_times: int = 0  # so many blob answers break off after `cut_after` bytes
     cut_after: int = 0
     stall_after: int | None = None  # blob answers send so much and then nothing
+    drip_s: float = 0.0  # blob answers come byte by byte, that long apart
     add_length: int = 0  # blob answers announce so many bytes more
     extra_bytes: bytes = b""  # sent behind each whole blob
     redirect_to: str = ""  # blob requests are sent to this base address
     realm: str = ""  # where a 401 sends for a token; "own" is this proxy
     fail_uploads: int = 0  # so many parts of uploads get `fail_status` when they have come
+    deaf: bool = False  # parts of uploads are not read
     storage: str = ""  # parts of uploads are sent to this base address, as Ollama's registry does
     compress: bool = False  # pretend Content-Encoding: gzip
     manifest: bytes | None = None  # sent for every manifest
@@ -102,6 +104,8 @@ class _Server:
             return web.Response(status=401, headers={"WWW-Authenticate": said})
         if request.method == "GET" and "/blobs/sha256:" in request.path:
             return await self._blob(request)
+        if request.method == "PATCH" and faults.deaf:
+            await asyncio.Event().wait()
         if request.method == "PATCH" and faults.fail_uploads:
             faults.fail_uploads -= 1
             await request.read()
@@ -206,6 +210,9 @@ class _Server:
             if faults.stall_after is not None:
                 await response.write(body[: faults.stall_after])
                 await asyncio.Event().wait()
+            for at in range(len(body) if faults.drip_s else 0):
+                await response.write(body[at : at + 1])
+                await asyncio.sleep(faults.drip_s)
             if faults.cut_times:
                 faults.cut_times -= 1
                 await response.write(body[: faults.cut_after])

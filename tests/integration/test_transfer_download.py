@@ -166,6 +166,13 @@ async def test_a_stalled_server_is_left(fetch, store, proxy):
     assert DIGEST.filename not in files(store)
 
 
+async def test_a_server_that_drips_is_left(fetch, store, proxy):
+    proxy.faults.drip_s = 0.05
+    with pytest.raises(RegistryUnreachableError, match=r"sent only \d+ bytes in 0\.5 s"):
+        await fetch()
+    assert len(proxy.requests) == QUICK.tries
+
+
 async def test_a_stall_is_overcome_when_bytes_come_again(fetch, store, proxy):
     proxy.faults.stall_after = 1000
 

@@ -2,9 +2,20 @@
 
 import asyncio
 import hashlib
+import os
 
 import pytest
+from yarl import URL
 
+from appliance.errors import RegistryUnreachableError
+from appliance.library.library import Library
+from appliance.library.manifest import CONFIG_TYPE, MODEL_TYPE, Layer, Manifest
+from appliance.library.names import ModelName
+from appliance.transfer.identity import Identity
+from appliance.transfer.patience import Patience
+from appliance.transfer.push import push as push_model
+from appliance.transfer.registry import Registry, open_session
+from appliance.transfer.sources import Source
 from tests.fakes.fault_proxy import TOKEN, fault_proxy
 from tests.integration.pulls import manifest_path, transfer
 from tests.integration.raw_http import send
@@ -86,6 +97,27 @@ async def test_a_part_that_fails_is_sent_again(service, tiny_gguf, start_service
 async def test_tries_are_bounded(push, proxy):
     proxy.faults.fail_uploads = 1000
     assert (await push())[-1]["code"] == "registry_unreachable"
+
+
+async def test_a_registry_that_reads_nothing_is_left(proxy, tmp_path):
+    """More bytes than sockets hold, so that it is the sending that stands still."""
+    proxy.faults.deaf = True
+    library, patience = Library(tmp_path / "models"), Patience(tries=1, stall_s=0.3)
+    name = ModelName.parse(f"{proxy.address}/library/large")
+
+    def make_large():
+        data = os.urandom(32 << 20)
+        config, _ = library.blobs.put_bytes(b"{}")
+        weights, _ = library.blobs.put_bytes(data)
+        layers = (Layer(MODEL_TYPE, weights, len(data)),)
+        library.write_manifest(name, Manifest(Layer(CONFIG_TYPE, config, 2), layers))
+
+    await asyncio.to_thread(make_large)
+    source = Source(URL(f"http://{proxy.address}"), "library/large")
+    async with open_session(patience) as session:
+        registry = Registry(source, session, Identity(tmp_path / "id_ed25519"), patience)
+        with pytest.raises(RegistryUnreachableError, match="takes no bytes"):
+            await push_model(library, name, registry, lambda _: None)
 
 
 async def test_ollamas_way_of_storing_parts_elsewhere(push, proxy):
