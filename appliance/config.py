@@ -117,6 +117,24 @@ def _model_engines(text: str) -> Mapping[str, str]:
     return wishes
 
 
+def _registry(text: str) -> str:
+    url = text.strip().rstrip("/").lower()
+    if not re.fullmatch(r"https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", url):
+        raise ValueError("a registry's address like https://registry.example:5000, without a path")
+    return url
+
+
+def _mirrors(text: str) -> tuple[tuple[str, str], ...]:
+    """(host, address) in order; the host is empty for names without one."""
+    mirrors = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        host, equals, address = part.rpartition("=")
+        if equals and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", host.strip()):
+            raise ValueError("addresses like http://box.local:11434 or hf.co=https://hf.example")
+        mirrors.append((host.strip().lower(), _registry(address)))
+    return tuple(mirrors)
+
+
 def default_state() -> str:
     """The state folder of a service user if it is there and ours, else the user's own."""
     if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
@@ -148,6 +166,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_blob_gib", "128", _whole(1, 4096), "largest blob that may be uploaded"),
     Setting("max_depth", "64", _whole(8, 500), "deepest nesting of a JSON body"),
     Setting("max_messages", "4096", _whole(1, 10**6), "most messages in one chat request"),
+    Setting("registry", "https://registry.ollama.ai", _registry, "registry of names without host"),
+    Setting("registry_mirrors", "", _mirrors,
+            "registries to ask first, separated by commas; HOST=ADDRESS for the names of one host"),
+    Setting("share_models", "off", _choice("on", "off"), "let the network pull models from here"),
+    Setting("transfer_parts", "4", _whole(1, 16), "requests at once for one large blob"),
+    Setting("transfer_tries", "6", _whole(1, 100), "tries of a request that a registry breaks off"),
+    Setting("transfer_stall_s", "30", _seconds, "how long a registry may send nothing"),
+    Setting("transfer_timeout_s", "86400", _seconds, "longest time for one pull or push"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
     Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
@@ -180,6 +206,13 @@ class Settings:
     max_blob_gib: int
     max_depth: int
     max_messages: int
+    registry: str
+    registry_mirrors: tuple[tuple[str, str], ...]  # (host or empty, address)
+    share_models: str
+    transfer_parts: int
+    transfer_tries: int
+    transfer_stall_s: float
+    transfer_timeout_s: float
     log_format: str
     log_level: str
     origins: Mapping[str, str] = field(default_factory=dict)

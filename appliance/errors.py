@@ -13,6 +13,10 @@
       ForbiddenError            the caller may not do this from where it is
       LibraryError              the store is damaged or cannot be written
         DiskFullError           no space left
+      RegistryError             a registry refused, or sent what cannot be used
+        RegistryUnreachableError  it did not answer, broke off or was busy; another try may do
+        RegistryNotFoundError   it has no such model or blob
+        DownloadCorruptError    it sent bytes that are not those of the digest
       MemoryFitError            the model does not fit into this machine
       OverloadedError           a queue is full or the service is stopping; try again later
       TemplateError             a chat template failed or went over its limits
@@ -107,6 +111,34 @@ class DiskFullError(LibraryError):
     """The disk has no room; nothing was left behind."""
 
     code = "disk_full"
+
+
+class RegistryError(ApplianceError):
+    """A registry refused, or answered with something that cannot be used."""
+
+    code = "registry_error"
+
+
+class RegistryUnreachableError(RegistryError):
+    """No answer, a broken one, or "not now"; `retry_after_s` is the registry's own wish, or 0."""
+
+    code = "registry_unreachable"
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class RegistryNotFoundError(RegistryError):
+    """The registry answers that it has no such model or blob."""
+
+    code = "registry_not_found"
+
+
+class DownloadCorruptError(RegistryError):
+    """What the registry sent does not hash to the digest that names it; nothing was kept."""
+
+    code = "download_corrupt"
 
 
 class MemoryFitError(ApplianceError):

@@ -21,6 +21,8 @@ from appliance.http.context import ServiceState, version
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.models.manager import Models
+from appliance.transfer.partial import sweep_partials
+from appliance.transfer.transfers import Transfers
 
 log = logging.getLogger("hearth")
 
@@ -43,7 +45,8 @@ async def _serve(settings: Settings) -> None:
     library = await asyncio.to_thread(_open_library, settings)
     state = ServiceState()
     models = Models(settings)
-    app = build_app(settings, library, models, ChatService(library, models), state)
+    transfers = Transfers(settings, library)
+    app = build_app(settings, library, models, ChatService(library, models), transfers, state)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app,
@@ -54,6 +57,7 @@ async def _serve(settings: Settings) -> None:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(transfers.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
         state.ready = True
@@ -61,6 +65,7 @@ async def _serve(settings: Settings) -> None:
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             await stop.wait()
+            await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
     log.info("stopped")
@@ -72,6 +77,7 @@ def _open_library(settings: Settings) -> Library:
         settings.state.mkdir(parents=True, exist_ok=True)
         library = Library(settings.models_dir)
         library.prune()
+        sweep_partials(library.blobs)
     except OSError as error:
         raise ConfigError(
             f"cannot use the state folder {settings.state}: {error.strerror}",

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
+from tests.fakes.docker_registry import start_docker_registry
 from tests.fakes.gguf_builder import tiny_llama_gguf
 
 START_LIMIT_S = 30.0
+NO_REGISTRY = "http://127.0.0.1:1"  # where nothing listens: no test asks the world for a model
 
 
 def pytest_configure():
@@ -52,6 +54,14 @@ def _running():
         with contextlib.suppress(OSError):
             children |= set((task / "children").read_text().split())
     return threads | {f"process {pid}" for pid in children}
+
+
+@pytest.fixture(scope="module")
+def docker_registry(tmp_path_factory):
+    """A real registry on loopback for all tests of a file."""
+    registry = start_docker_registry(tmp_path_factory.mktemp("registry"))
+    yield registry
+    registry.stop()
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +131,7 @@ def _parsed(data):
 def _start(state, **settings):
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "OLLAMA_"))}
     environ |= {"HEARTH_HOST": "127.0.0.1:0", "HEARTH_ENGINE": "echo", "HEARTH_DISCOVERY": "off"}
+    environ |= {"HEARTH_REGISTRY": NO_REGISTRY, "HEARTH_TRANSFER_TRIES": "1"}
     environ |= {"HEARTH_STATE": str(state), "HEARTH_MEMORY_RESERVE_MIB": "64"}
     environ |= {f"HEARTH_{name.upper()}": str(value) for name, value in settings.items()}
     state.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,8 @@ class Client:
             for line in _lines(response):
                 message = _decode(line)
                 if "error" in message:
-                    raise ClientError(_error_text(message) or "the service failed")
+                    text = _error_text(message) or "the service failed"
+                    raise ClientError(text, hint=str(message.get("hint", "")))
                 yield message
 
     def _whole(self, method: str, path: str, body: Json | None, timeout_s: float | None) -> Json:

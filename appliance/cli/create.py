@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.client import CHUNK_BYTES, Client, ClientError, Json
+from appliance.cli.client import CHUNK_BYTES, Client, Json
+from appliance.cli.follow import follow
 from appliance.cli.modelfile_plan import LocalFile, plan_create
 from appliance.cli.progress import Progress
 from appliance.cli.verb import connects
@@ -36,7 +37,7 @@ def create(client: Client, name: str, file: str) -> None:
         for local in plan.files:
             digest = _upload(client, local, progress)
             body.setdefault(local.field, {})[local.key] = digest
-        _follow(client, body, progress)
+        follow(client, "/api/create", body, progress)
 
 
 def _read_recipe(file: str) -> tuple[Recipe, Path]:
@@ -70,15 +71,3 @@ def _chunks(path: Path, size: int, label: str, progress: Progress) -> Iterator[b
             yield chunk
             done += len(chunk)
             progress.count(label, done, size)
-
-
-def _follow(client: Client, body: Json, progress: Progress) -> None:
-    status = ""
-    for message in client.stream("/api/create", body):
-        status = message.get("status", status)
-        if "total" in message:
-            progress.count(status, message.get("completed", 0), message["total"])
-        else:
-            progress.step(status)
-    if status != "success":
-        raise ClientError(f"the service ended after {status!r}; the model was not created")

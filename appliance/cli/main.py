@@ -14,6 +14,8 @@ from appliance.errors import ApplianceError
 VERBS = {
     "serve": "appliance.cli.serve:serve",
     "run": "appliance.cli.run:run",
+    "pull": "appliance.cli.transfer:pull",
+    "push": "appliance.cli.transfer:push",
     "create": "appliance.cli.create:create",
     "list": "appliance.cli.models:list_models",
     "ps": "appliance.cli.models:ps",

@@ -10,6 +10,7 @@ import click
 from appliance.cli.answer import AnswerView, Look, stream_answer, timing_lines
 from appliance.cli.client import Client, ClientError, Json
 from appliance.cli.session import Session, Think, Wishes
+from appliance.cli.transfer import allows_insecure, pull_model
 from appliance.cli.verb import connects
 
 THINK_WORDS = ("true", "false", "low", "medium", "high", "max")
@@ -73,6 +74,7 @@ class _RunCommand(click.Command):
     help="Keep the model loaded this long, such as 5m",
 )
 @click.option("--verbose", is_flag=True, help="Show timings of each answer")
+@allows_insecure
 @click.option("--nowordwrap", is_flag=True, help="Leave long lines to the terminal")
 @click.option(
     "--format",
@@ -97,6 +99,7 @@ def run(
     prompt: tuple[str, ...],
     keepalive: str | float | None,
     verbose: bool,
+    insecure: bool,
     nowordwrap: bool,
     format_: str | Json | None,
     think: str | None,
@@ -104,10 +107,10 @@ def run(
     truncate: bool | None,
     dimensions: int | None,
 ) -> None:
-    """Ask a model, or talk with it when there is no prompt"""
+    """Ask a model, or talk with it when there is no prompt; get it first if it is missing"""
     has_terminal = sys.stdin.isatty()
     text = " ".join([*([] if has_terminal else _piped_text()), *prompt])
-    info = _describe(client, name)
+    info = _describe(client, name, insecure=insecure)
     wishes = Wishes(format_, _think_value(think), keepalive)
     look = Look(word_wrap=not nowordwrap, hide_thinking=hidethinking)
     cuts = {"truncate": truncate, "dimensions": dimensions}
@@ -132,13 +135,23 @@ def _piped_text() -> list[str]:
     return [text] if text else []
 
 
-def _describe(client: Client, name: str) -> Json:
+def _describe(client: Client, name: str, *, insecure: bool) -> Json:
+    """What is known about the model, which is pulled first if it is not here, as in Ollama."""
     try:
         return client.post("/api/show", {"model": name})
     except ClientError as error:
-        if error.status == 404:
-            error.hint = "`hearth list` shows the models on this box"
-        raise
+        if error.status != 404:
+            raise
+        missing = error
+    try:
+        pull_model(client, name, insecure=insecure)
+    except ClientError as error:
+        raise ClientError(
+            f"{missing}, and it cannot be pulled: {error}",
+            status=error.status,
+            hint="`hearth list` shows the models on this box",
+        ) from error
+    return client.post("/api/show", {"model": name})
 
 
 def _think_value(word: str | None) -> Think | None:

@@ -51,5 +51,5 @@ def _verdict(damage: list[Json], total: int) -> str:
         for part in damage
     ]
     return "\n".join(
-        [*lines, "Get these models again: `hearth rm` them, then `hearth create` or pull.", ""]
+        [*lines, "`hearth pull` or `hearth create` these models again to replace what is bad.", ""]
     )

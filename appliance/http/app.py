@@ -10,22 +10,46 @@ from aiohttp import web
 
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
-from appliance.http import admin, blobs, ollama, ollama_models, openai, scrub
-from appliance.http.context import CHAT, GUARD, LIBRARY, MODELS, SETTINGS, STATE, ServiceState
+from appliance.http import (
+    admin,
+    blobs,
+    ollama,
+    ollama_models,
+    ollama_transfer,
+    openai,
+    registry,
+    scrub,
+)
+from appliance.http.context import (
+    CHAT,
+    GUARD,
+    LIBRARY,
+    MODELS,
+    SETTINGS,
+    STATE,
+    TRANSFERS,
+    ServiceState,
+)
 from appliance.http.guard import Guard
 from appliance.http.middleware import add_headers, drain, guard, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
+from appliance.transfer.transfers import Transfers
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
 _NOT_YET = (
-    *("/api/pull", "/api/push", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+    *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
     *("/v1/audio/transcriptions", "/v1/rerank", "/api/rerank", "/api/tokenize", "/api/detokenize"),
 )
 
 
 def build_app(
-    settings: Settings, library: Library, models: Models, chat: ChatService, state: ServiceState
+    settings: Settings,
+    library: Library,
+    models: Models,
+    chat: ChatService,
+    transfers: Transfers,
+    state: ServiceState,
 ) -> web.Application:
     """The application over these parts, which it does not own: the caller closes them."""
     app = web.Application(
@@ -36,10 +60,11 @@ def build_app(
     app[LIBRARY] = library
     app[MODELS] = models
     app[CHAT] = chat
+    app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
-    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes()])
+    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
     app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
     return app
 
@@ -67,6 +92,8 @@ def _ollama_routes() -> list[web.RouteDef]:
         web.get("/api/ps", ollama_models.ps),
         web.post("/api/show", ollama_models.show),
         web.post("/api/create", ollama_models.create),
+        web.post("/api/pull", ollama_transfer.pull),
+        web.post("/api/push", ollama_transfer.push),
         web.post("/api/copy", ollama_models.copy),
         web.delete("/api/delete", ollama_models.delete),
         web.head("/api/blobs/{digest}", blobs.probe),
@@ -81,4 +108,12 @@ def _openai_routes() -> list[web.RouteDef]:
         web.post("/v1/embeddings", openai.embeddings),
         web.get("/v1/models", openai.models),
         web.get("/v1/models/{model:.+}", openai.model),
+    ]
+
+
+def _registry_routes() -> list[web.RouteDef]:
+    return [
+        web.get("/v2/", registry.base),
+        web.get("/v2/{namespace}/{model}/manifests/{reference}", registry.manifest),
+        web.get("/v2/{namespace}/{model}/blobs/{digest}", registry.blob),
     ]

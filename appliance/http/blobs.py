@@ -12,9 +12,9 @@ from appliance.http.body import refuse_compressed
 from appliance.http.context import LIBRARY, SETTINGS
 from appliance.http.errors import BodyTimeoutError
 from appliance.http.middleware import administrative
-from appliance.http.threads import to_end
 from appliance.library.blobs import BlobWriter
 from appliance.library.manifest import Digest
+from appliance.threads import to_end
 
 CHUNK_BYTES = 1024 * 1024  # handed to the writing thread at once
 GIB = 1024**3

@@ -19,6 +19,7 @@ from appliance.config import Settings
 from appliance.http.guard import Caller, Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
+from appliance.transfer.transfers import Transfers
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ SETTINGS = web.AppKey("SETTINGS", Settings)
 LIBRARY = web.AppKey("LIBRARY", Library)
 MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
+TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 

@@ -82,6 +82,8 @@ _TABLE: dict[type[BaseException], _Row] = {
     errors.OverloadedError: _Row(503, "overloaded_error"),
     errors.MemoryFitError: _Row(503, "api_error"),
     errors.DiskFullError: _Row(507, "api_error"),
+    errors.RegistryError: _Row(502, "api_error"),
+    errors.RegistryNotFoundError: _Row(404, "not_found_error"),
     ApplianceError: _Row(500, "api_error"),
     engine_errors.ContextLengthError: _Row(400, "invalid_request_error"),
     engine_errors.EngineRequestError: _Row(400, "invalid_request_error"),

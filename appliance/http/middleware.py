@@ -20,7 +20,7 @@ QUEUE_HEADER = "X-Hearth-Queue-Position"  # requests that had their turn before 
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
 # Answered also while the service stops, so that probes and people can see what it does.
 _ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
-_API = ("/api/", "/v1/", "/hearth/")
+_API = ("/api/", "/v1/", "/v2/", "/hearth/")
 _PREFLIGHT_S = 600
 # Ollama's list (server/routes.go); the x-stainless headers are those of OpenAI's packages.
 _ALLOWED_HEADERS = ", ".join(

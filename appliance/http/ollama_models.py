@@ -16,11 +16,11 @@ from appliance.http.body import read_json
 from appliance.http.context import FIELDS, LIBRARY, MODELS, SETTINGS
 from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
-from appliance.http.streams import NDJSON, stream
-from appliance.http.threads import in_thread
+from appliance.http.streams import report
 from appliance.library.create import Progress
 from appliance.library.create import create as create_model
 from appliance.library.names import ModelName
+from appliance.threads import in_thread
 
 
 async def tags(request: web.Request) -> web.StreamResponse:
@@ -85,13 +85,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         yield from create_model(library, wanted)
 
     documents = _documents(in_thread(steps()))
-    if body.stream:
-        return await stream(request, documents, NDJSON)
-    last = b"{}"
-    async with aclosing(documents):
-        async for document in documents:
-            last = document
-    return web.Response(headers={"Content-Type": "application/json"}, body=last)
+    return await report(request, documents, whole=not body.stream)
 
 
 async def _documents(steps: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:

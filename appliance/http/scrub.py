@@ -11,9 +11,9 @@ from appliance.http.body import read_json
 from appliance.http.context import LIBRARY
 from appliance.http.middleware import administrative
 from appliance.http.streams import NDJSON, stream
-from appliance.http.threads import in_thread
 from appliance.library.scrub import Checked, Damage
 from appliance.library.scrub import scrub as scrub_library
+from appliance.threads import in_thread
 
 
 class ScrubBody(msgspec.Struct, kw_only=True):

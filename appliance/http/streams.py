@@ -135,6 +135,19 @@ async def stream(
     return response
 
 
+async def report(
+    request: web.Request, documents: AsyncGenerator[bytes, None], *, whole: bool
+) -> web.StreamResponse:
+    """Status lines of Ollama's long operations; `whole` asks for the last one alone."""
+    if not whole:
+        return await stream(request, documents, NDJSON)
+    last = b"{}"
+    async with aclosing(documents):
+        async for document in documents:
+            last = document
+    return web.Response(headers={"Content-Type": "application/json"}, body=last)
+
+
 async def _send_all(
     writer: "_Writer", framing: Framing, first: bytes, documents: AsyncGenerator[bytes, None]
 ) -> None:

@@ -134,9 +134,9 @@ class BlobWriter:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        with _disk_errors("the blob"):
+        with disk_errors("the blob"):
             make_folders(self._store.root)
-            _require_space(self._store.root, self._size or 0)
+            require_space(self._store.root, self._size or 0)
             self._temp = self._store.root / f"{_TEMP_PREFIX}{secrets.token_hex(8)}"
             self._file = self._temp.open("xb", buffering=0)
             fcntl.flock(self._file, fcntl.LOCK_EX)  # tells `sweep` that the writer is alive
@@ -148,7 +148,7 @@ class BlobWriter:
             raise ValueError("write outside of the writer's context")
         if self._size is not None and self.written + len(chunk) > self._size:
             raise BadRequestError(f"the blob is longer than the announced {self._size} bytes")
-        with _disk_errors("the blob"):
+        with disk_errors("the blob"):
             _write_all(self._file, chunk)
         self._hash.update(chunk)
         self.written += len(chunk)
@@ -163,7 +163,7 @@ class BlobWriter:
                 f'digest mismatch, expected "{self._expected}", got "{digest}"',
                 hint="the bytes were changed or cut on the way; send them again",
             )
-        with _disk_errors("the blob"):
+        with disk_errors("the blob"):
             os.fchmod(self._file.fileno(), 0o644)
             os.fsync(self._file.fileno())
             # replaced even if there: these bytes are verified, those on disk may have rotted
@@ -189,7 +189,7 @@ class BlobWriter:
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file at `path` durably; readers see the old content or the new."""
     temp = path.parent / f"{_TEMP_PREFIX}{secrets.token_hex(8)}"
-    with _disk_errors(path.name):
+    with disk_errors(path.name):
         make_folders(path.parent)
         try:
             with temp.open("xb", buffering=0) as file:
@@ -239,21 +239,23 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _require_space(folder: Path, wanted: int) -> None:
+def require_space(folder: Path, wanted: int) -> None:
+    """Raise DiskFullError unless `wanted` bytes are free where `folder` is."""
     free = shutil.disk_usage(folder).free
     if wanted > free:
-        raise _disk_full(f"the blob needs {wanted} bytes, the disk has {free} free")
+        raise disk_full(f"the blob needs {wanted} bytes, the disk has {free} free")
 
 
 @contextlib.contextmanager
-def _disk_errors(what: str) -> Iterator[None]:
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn an OSError inside into DiskFullError or LibraryError; `what` was being written."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise _disk_full(f"no space left while writing {what}") from error
+            raise disk_full(f"no space left while writing {what}") from error
         raise LibraryError(f"{what} could not be written: {error.strerror}") from error
 
 
-def _disk_full(message: str) -> DiskFullError:
+def disk_full(message: str) -> DiskFullError:
     return DiskFullError(message, hint="remove models with `hearth rm`, or add storage")

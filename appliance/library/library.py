@@ -84,6 +84,10 @@ class Library:
                 f"model '{name.short}' not found", hint="`hearth list` shows what is installed"
             ) from error
 
+    def read_manifest(self, name: ModelName) -> bytes:
+        """The manifest of an installed model, byte for byte; raises ModelNotFoundError."""
+        return _read_manifest(self._manifest_path(self.get(name).name))
+
     def has(self, name: ModelName) -> bool:
         return self._manifest_path(self.resolve(name)).is_file()
 

@@ -121,6 +121,24 @@ def test_create_from_an_uploaded_file(client, tiny_gguf):
     client.delete("uploaded")
 
 
+def test_push_and_pull(client, docker_registry):
+    name = f"{docker_registry.address}/library/echo"
+    client.copy("echo", name)
+    pushed = [step.status for step in client.push(name, insecure=True, stream=True)]
+    assert (pushed[0], pushed[-1]) == ("retrieving manifest", "success")
+    digest = next(model.digest for model in client.list().models if model.model.startswith(name))
+    client.delete(name)
+    steps = list(client.pull(name, stream=True))
+    assert steps[-1].status == "success"
+    weights = max(steps, key=lambda step: step.total or 0)
+    assert weights.status == f"pulling {weights.digest.removeprefix('sha256:')[:12]}"
+    assert client.pull(name).status == "success"
+    assert client.push(name).status == "success"
+    assert next(m.digest for m in client.list().models if m.model.startswith(name)) == digest
+    assert "hello there" in client.chat(name, HELLO).message.content
+    client.delete(name)
+
+
 @pytest.mark.parametrize(
     ("call", "status", "text"),
     [
@@ -128,7 +146,7 @@ def test_create_from_an_uploaded_file(client, tiny_gguf):
         (lambda c: c.show("nobody"), 404, "model 'nobody:latest' not found"),
         (lambda c: c.delete("nobody"), 404, "model 'nobody' not found"),
         (lambda c: c.copy("nobody", "x"), 404, 'model "nobody" not found'),
-        (lambda c: c.pull("nobody"), 501, "later"),
+        (lambda c: c.pull("nobody"), 502, "pull model manifest"),
         (lambda c: c.generate("echo", "a", think=True), 400, '"echo" does not support thinking'),
         (lambda c: c.chat("echo", HELLO, tools=[{"type": "function"}]), 400, "support tools"),
         (

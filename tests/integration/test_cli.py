@@ -195,7 +195,7 @@ def test_run_passes_the_wish_to_think_to_the_service(hearth, model):
         (["--format", "[1]"], "neither 'json' nor a schema nor a file"),
         (["--format", "{bad"], "not a JSON schema"),
         (["--dimensions", "3"], "--dimensions is for embedding models"),
-        (["--insecure"], "No such option"),
+        (["--nonsense"], "No such option"),
     ],
 )
 def test_run_refuses_what_it_cannot_honour(hearth, model, options, message):

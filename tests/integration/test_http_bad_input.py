@@ -154,7 +154,7 @@ def test_unknown_pages_are_plain_text(service):
     assert (reply.status, reply.content) == (404, b"404 page not found")
 
 
-@pytest.mark.parametrize("path", ["/api/pull", "/api/push", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
 def test_routes_of_later_releases_say_so(service, path):
     assert "later" in assert_error(send(service, "POST", path, body=b"{}"), 501, path)
 

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from appliance.http.threads import in_thread, to_end
+from appliance.threads import in_thread, to_end
 
 
 async def test_items_and_errors_come_through():

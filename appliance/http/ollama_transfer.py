@@ -1,0 +1,66 @@
+"""Ollama's /api/pull and /api/push: progress of a transfer that others may watch as well.
+
+Leaving the stream cancels the transfer when nobody else follows it (Ollama API, /api/pull).
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import web
+
+from appliance.errors import BadRequestError
+from appliance.http.body import read_json
+from appliance.http.context import FIELDS, TRANSFERS
+from appliance.http.middleware import administrative
+from appliance.http.ollama_models_wire import NameBody
+from appliance.http.streams import report
+from appliance.transfer.progress import Progress
+from appliance.transfer.sources import Reference
+
+
+class TransferBody(NameBody, kw_only=True):
+    """POST /api/pull and /api/push. Ollama's `username` and `password` mean nothing there too."""
+
+    insecure: bool = False
+    stream: bool = True
+
+
+@administrative
+async def pull(request: web.Request) -> web.StreamResponse:
+    """POST /api/pull: install a model from its registry."""
+    reference, body = await _read(request)
+    lines = request.app[TRANSFERS].pull(reference)
+    return await report(request, _documents(lines), whole=not body.stream)
+
+
+@administrative
+async def push(request: web.Request) -> web.StreamResponse:
+    """POST /api/push: send a model to its registry."""
+    reference, body = await _read(request)
+    lines = request.app[TRANSFERS].push(reference)
+    return await report(request, _documents(lines), whole=not body.stream)
+
+
+async def _read(request: web.Request) -> tuple[Reference, TransferBody]:
+    body = await read_json(request, TransferBody)
+    if not body.typed:
+        raise BadRequestError("model is required")
+    request[FIELDS]["model"] = body.typed
+    return Reference.parse(body.typed, insecure=body.insecure), body
+
+
+async def _documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(lines):
+        async for line in lines:
+            yield msgspec.json.encode(_fields(line))
+
+
+def _fields(line: Progress) -> dict[str, object]:
+    """Ollama leaves out what is empty, so a blob that has not begun has no `completed`."""
+    fields: dict[str, object] = {
+        "digest": line.digest,
+        "total": line.total,
+        "completed": line.completed,
+    }
+    return {"status": line.status} | {name: value for name, value in fields.items() if value}

@@ -1,0 +1,94 @@
+"""What the rest of the appliance asks for: pull this model, push that one, follow how it goes.
+
+Owns the HTTP session to registries, the key pair and the running jobs. One job per model and
+direction, shared by all who ask for it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+
+import aiohttp
+
+from appliance.config import Settings
+from appliance.errors import RegistryUnreachableError
+from appliance.library.library import Library
+from appliance.transfer.identity import Identity
+from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.patience import Patience
+from appliance.transfer.progress import Progress, Tell
+from appliance.transfer.pull import Puller
+from appliance.transfer.push import push
+from appliance.transfer.registry import Registry, open_session
+from appliance.transfer.sources import Reference, Source
+
+KEY_FILE = "id_ed25519"
+GIB = 1024**3
+
+
+class Transfers:
+    """Pulls and pushes of one service. `close` when it stops."""
+
+    def __init__(self, settings: Settings, library: Library) -> None:
+        self._settings = settings
+        self._library = library
+        self._patience = Patience.of(settings)
+        self._identity = Identity(settings.state / KEY_FILE)
+        self._puller = Puller(library, settings.transfer_parts, settings.max_blob_gib * GIB)
+        self._jobs = SharedJobs()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def pull(self, reference: Reference) -> AsyncGenerator[Progress, None]:
+        """Install a model, or update it; the lines of Ollama's /api/pull.
+
+        Raises RegistryError, DiskFullError and LibraryError, and ModelNameError for a host that
+        cannot be one. Leaving cancels the pull unless others follow it; what came is kept.
+        """
+        sources = reference.sources(self._settings)
+
+        async def work(tell: Tell) -> None:
+            registries = [self._registry(source) for source in sources]
+            await self._within_limit(self._puller.pull(reference.name, registries, tell))
+
+        key = f"pull {reference.name.full.lower()}"
+        async with aclosing(self._jobs.follow(key, work)) as lines:
+            async for line in lines:
+                yield line
+
+    async def push(self, reference: Reference) -> AsyncGenerator[Progress, None]:
+        """Send a model to the registry that its name means; the lines of Ollama's /api/push.
+
+        Raises as `pull` does, and ModelNotFoundError.
+        """
+        origin = reference.origin(self._settings)
+
+        async def work(tell: Tell) -> None:
+            registry = self._registry(origin)
+            await self._within_limit(push(self._library, reference.name, registry, tell))
+
+        key = f"push {reference.name.full.lower()}"
+        async with aclosing(self._jobs.follow(key, work)) as lines:
+            async for line in lines:
+                yield line
+
+    async def close(self) -> None:
+        """End what runs; partial downloads stay for the next start."""
+        await self._jobs.close()
+        if self._session is not None:
+            await self._session.close()
+
+    def _registry(self, source: Source) -> Registry:
+        if self._session is None:
+            self._session = open_session(self._patience)
+        return Registry(source, self._session, self._identity, self._patience)
+
+    async def _within_limit(self, transfer: Awaitable[None]) -> None:
+        limit_s = self._patience.total_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await transfer
+        except TimeoutError as error:
+            raise RegistryUnreachableError(
+                f"not done after {limit_s:g} s; what was transferred is kept",
+                hint="try again, or raise transfer_timeout_s",
+            ) from error
