@@ -257,3 +257,21 @@ def test_partial_blobs_are_given_up_after_a_month(start_service):
     start_service(service.state)
     assert not old.exists()
     assert young.exists()
+
+
+def test_a_pull_replaces_what_a_scrub_set_aside_and_fetches_nothing_else(
+    start_service, published, name
+):
+    box = start_service()
+    transfer(box, "pull", name)
+    folder = box.state / "models/blobs"
+    weights = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    assert send(box, "POST", "/hearth/v1/scrub", body={}).lines[-1]["damaged"] == 1
+    assert transfer(box, "pull", name)[-1] == {"status": "success"}
+    after = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    assert after.keys() == before.keys()
+    assert [blob for blob in after if after[blob] != before[blob]] == [weights.name]
+    assert weights.read_bytes() == good
