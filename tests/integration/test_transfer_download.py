@@ -132,8 +132,9 @@ async def test_tries_are_bounded(fetch, store, proxy):
 
 async def test_a_refusal_is_final(fetch, proxy):
     proxy.faults.fail_times, proxy.faults.fail_status = 1, 403
-    with pytest.raises(RegistryError, match="answered 403"):
+    with pytest.raises(RegistryError, match="answered 403") as refused:
         await fetch()
+    assert "id_ed25519.pub" in refused.value.hint
     assert len(proxy.requests) == 1
 
 
