@@ -72,14 +72,15 @@ class Puller:
             await to_end(self.library.remove_unused, bad)
         if had_others:
             tell(Progress("removing unused layers"))
+        log.info("pulled model=%s source=%s bytes=%d", name, order[0].source, manifest.size)
         tell(Progress("success"))
 
     @asynccontextmanager
     async def _held(self, digests: Iterable[Digest]) -> AsyncGenerator[None, None]:
         """The library's hold, taken and released in a thread, as its lock may be waited for."""
         hold = self.library.hold(digests)
-        await to_end(hold.__enter__)
         try:
+            await to_end(hold.__enter__)  # taken in any case, also when cancelled here
             yield
         finally:
             await to_end(hold.__exit__, None, None, None)

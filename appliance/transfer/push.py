@@ -7,6 +7,7 @@ Uploads in parts by PATCH, as Ollama does: its registry answers each part with a
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncGenerator, Callable
 
 from multidict import CIMultiDictProxy
@@ -26,6 +27,8 @@ from appliance.threads import to_end
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.redirects import next_hop
 from appliance.transfer.registry import Registry
+
+log = logging.getLogger("hearth.transfer")
 
 PART_BYTES = 100_000_000  # Ollama's smallest part, which its storage demands
 PIECE_BYTES = 256 << 10
@@ -50,6 +53,7 @@ async def push(library: Library, name: ModelName, registry: Registry, tell: Tell
             pass
 
     await registry.patience.insist(put)
+    log.info("pushed model=%s to=%s bytes=%d", name, registry.source, manifest.size)
     tell(Progress("success"))
 
 

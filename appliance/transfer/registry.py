@@ -34,6 +34,7 @@ READ_BYTES = 1 << 20
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that another try may change
+_WHO_WE_ARE = "it may have to know this box: the public key is id_ed25519.pub in the state folder"
 
 Body = Callable[[], AsyncGenerator[bytes, None]] | bytes | None
 
@@ -76,7 +77,9 @@ class Registry:
         return data
 
     @asynccontextmanager
-    async def blob(self, digest: Digest, first: int, last: int) -> AsyncIterator[Any]:
+    async def blob(
+        self, digest: Digest, first: int, last: int
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a GET of bytes `first` to `last`: 206, or 200 with the whole blob."""
         url = self.source.url(f"blobs/{digest}")
         headers = {"Range": f"bytes={first}-{last}"}
@@ -159,7 +162,8 @@ class Registry:
                     f"{self.source} answered {status}: {text}",
                     retry_after_s=_retry_after_s(response),
                 )
-            raise RegistryError(f"{self.source} answered {status}: {text}")
+            hint = _WHO_WE_ARE if status in {401, 403} else ""
+            raise RegistryError(f"{self.source} answered {status}: {text}", hint=hint)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RegistryError(f"{self.source} sent a compressed body, which nobody asked for")
 
