@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from appliance.library.manifest import Manifest
+from appliance.library.manifest import MODEL_TYPE, Manifest
 from tests.fakes.fault_proxy import fault_proxy
 from tests.fakes.waiting import until
 from tests.integration.pulls import HEX, blobs, manifest_path, names, offer, pull, transfer
@@ -265,7 +265,8 @@ def test_a_pull_replaces_what_a_scrub_set_aside_and_fetches_nothing_else(
     box = start_service()
     transfer(box, "pull", name)
     folder = box.state / "models/blobs"
-    weights = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    (layer,) = Manifest.parse(published).of_type(MODEL_TYPE)
+    weights = folder / layer.digest.filename
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     before = {path.name: path.stat().st_ino for path in folder.iterdir()}
