@@ -45,7 +45,7 @@ class Client:
     def refresh(self, source: Source, *wanted: str) -> dict[str, SignedTarget]:
         """What is listed under the wanted names; the folder shows the state even after an error."""
         if not self._pin.is_file():
-            raise TrustError(TrustCode.SIGNATURE, "there is no trusted root; run init first")
+            raise TrustError.of(TrustCode.SIGNATURE, "there is no trusted root; run init first")
         # released_s 0: the suite judges old repositories at their own time
         store = TrustStore(StateFolder(self._pin.parent), self._pin.read_bytes(), released_s=0)
         try:
@@ -66,7 +66,7 @@ class Client:
             if len(data) > target.length:
                 break
         if not _is(target, bytes(data)):
-            raise TrustError(TrustCode.DIGEST, f"{name} is not what was signed")
+            raise TrustError.of(TrustCode.DIGEST, f"{name} is not what was signed")
         atomic_write(path, bytes(data))
 
     def _file_of(self, target: TargetFile) -> str:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from appliance import errors
 from appliance.errors import ApplianceError, BadRequestError, OverloadedError, UnsupportedError
+from appliance.trust.errors import PolicyRefusedError, TrustError
 from engine import errors as engine_errors
 from engine.errors import EngineError
 
@@ -84,6 +85,8 @@ _TABLE: dict[type[BaseException], _Row] = {
     errors.DiskFullError: _Row(507, "api_error"),
     errors.RegistryError: _Row(502, "api_error"),
     errors.RegistryNotFoundError: _Row(404, "not_found_error"),
+    TrustError: _Row(502, "api_error"),  # the source's fault, or somebody's on the way
+    PolicyRefusedError: _Row(403, "permission_error"),
     ApplianceError: _Row(500, "api_error"),
     engine_errors.ContextLengthError: _Row(400, "invalid_request_error"),
     engine_errors.EngineRequestError: _Row(400, "invalid_request_error"),

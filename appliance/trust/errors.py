@@ -5,6 +5,7 @@ the command line and the docs print. Knows nothing of files, networks or metadat
 """
 
 from enum import StrEnum
+from typing import Self
 
 from appliance.errors import ApplianceError
 
@@ -52,14 +53,21 @@ CURES: dict[TrustCode, str] = {
 class TrustError(ApplianceError):
     """Something is not trusted; what is installed is unchanged. `code` is one of TrustCode."""
 
-    def __init__(self, code: TrustCode, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint or CURES[code])
-        self.code = code.value
+    code: str = TrustCode.MALFORMED.value
+
+    @classmethod
+    def of(cls, code: TrustCode, message: str, *, hint: str = "") -> Self:
+        """The error with this code, and its cure unless a better hint is given."""
+        error = cls(message, hint=hint or CURES[code])
+        error.code = code.value
+        return error
 
 
 class PolicyRefusedError(TrustError):
     """This box's policy says no; `rule` names which part of it."""
 
-    def __init__(self, rule: str, message: str, *, hint: str = "") -> None:
-        super().__init__(TrustCode.POLICY, message, hint=hint)
+    code = TrustCode.POLICY.value
+
+    def __init__(self, message: str, *, rule: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint or CURES[TrustCode.POLICY])
         self.rule = rule

@@ -46,9 +46,9 @@ class Floor:
         base = self._in_epoch(held.epoch)
         for role, version in held.versions.items():
             if version > MAX_VERSION:
-                raise TrustError(TrustCode.MALFORMED, f"{role} has version {str(version)[:40]}")
+                raise TrustError.of(TrustCode.MALFORMED, f"{role} has version {str(version)[:40]}")
             if version < (seen := base.versions.get(role, 0)):
-                raise TrustError(
+                raise TrustError.of(
                     TrustCode.ROLLBACK,
                     f"{role} is version {version}, this box has already seen {seen}",
                 )
@@ -91,7 +91,7 @@ def _believed(held: Held, base: Floor, reading: ClockReading) -> int:
     if held.issued_s is None or not is_believable(held.issued_s, expires_s, reading):
         return 0
     if held.issued_s < base.issued_s:
-        raise TrustError(
+        raise TrustError.of(
             TrustCode.ROLLBACK,
             f"the repository was issued at {held.issued_s}, this box has already seen one of "
             f"{base.issued_s} (seconds since 1970)",

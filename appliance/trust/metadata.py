@@ -61,7 +61,7 @@ class SignedTarget:
         """The digest in hex that names the index's bytes; raises TrustError (digest)."""
         if digest := self.hashes.get("sha256"):
             return digest
-        raise TrustError(TrustCode.DIGEST, f"{self.name} is signed without a sha256")
+        raise TrustError.of(TrustCode.DIGEST, f"{self.name} is signed without a sha256")
 
 
 def run_client(
@@ -85,7 +85,7 @@ def run_client(
         updater.refresh()
         for name in wanted:
             if len(name) > MAX_NAME_CHARS or updater.get_targetinfo(name) is None:
-                return TrustError(TrustCode.NOT_LISTED, f"no publisher lists {name[:100]!r}")
+                return TrustError.of(TrustCode.NOT_LISTED, f"no publisher lists {name[:100]!r}")
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # which is a role's name, and the publisher's fault
             raise
@@ -107,12 +107,14 @@ def check_root(data: bytes) -> Root:
         metadata = Metadata[Root].from_bytes(data)
         root = metadata.signed
         if root.type != Root.type:
-            raise TrustError(TrustCode.MALFORMED, f"a {root.type} is not a root of trust")
+            raise TrustError.of(TrustCode.MALFORMED, f"a {root.type} is not a root of trust")
         root.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
     except UnsignedMetadataError as error:
-        raise TrustError(TrustCode.SIGNATURE, f"the root does not sign itself: {error}") from error
+        raise TrustError.of(
+            TrustCode.SIGNATURE, f"the root does not sign itself: {error}"
+        ) from error
     except (RepositoryError, *_NONSENSE) as error:
-        raise TrustError(TrustCode.MALFORMED, f"not a root of trust: {error}") from error
+        raise TrustError.of(TrustCode.MALFORMED, f"not a root of trust: {error}") from error
     return root
 
 
@@ -148,7 +150,7 @@ class _Recorder(FetcherInterface):
 def _translated(error: Exception, fetcher: _Recorder, folder: Path) -> TrustError:
     text = f"{fetcher.last_name[:_MAX_TOLD_CHARS]}: {error}"[: 3 * _MAX_TOLD_CHARS]
     told = "".join(character if character.isprintable() else "?" for character in text)
-    translated = TrustError(_code(error, fetcher, folder), told)
+    translated = TrustError.of(_code(error, fetcher, folder), told)
     translated.__cause__ = error
     return translated
 

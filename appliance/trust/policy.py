@@ -63,7 +63,7 @@ class Decision:
         """Raise PolicyRefusedError unless allowed, or to be confirmed and confirmed."""
         if self.verdict is Verdict.ALLOW or (self.verdict is Verdict.CONFIRM and confirmed):
             return
-        raise PolicyRefusedError(self.rule, self.reason, hint=self.hint)
+        raise PolicyRefusedError(self.reason, rule=self.rule, hint=self.hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def require_fresh(repository: str, issued_s: int | None, now_s: int, allowed_s: 
     """The freshness, or TrustError (expired) when it is too old for a new install."""
     freshness = freshness_of(issued_s, now_s, allowed_s)
     if freshness is Freshness.STALE and issued_s is not None:
-        raise TrustError(
+        raise TrustError.of(
             TrustCode.EXPIRED,
             f"the newest word from {repository} is {(now_s - issued_s) // DAY_S} days old, "
             f"{allowed_s // DAY_S} are allowed for a new install",

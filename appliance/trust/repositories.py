@@ -90,7 +90,7 @@ def read_root(data: bytes) -> Candidate:
     from appliance.trust import metadata
 
     if len(data) > MAX_ROOT_BYTES:
-        raise TrustError(TrustCode.TOO_LARGE, f"a root has at most {MAX_ROOT_BYTES} bytes")
+        raise TrustError.of(TrustCode.TOO_LARGE, f"a root has at most {MAX_ROOT_BYTES} bytes")
     root = metadata.check_root(data)
     role = root.roles["root"]
     return Candidate(
@@ -125,7 +125,7 @@ class Repositories:
         repository.check()
         candidate = read_root(root)
         if _digits(confirmed) != _digits(candidate.fingerprint):
-            raise TrustError(
+            raise TrustError.of(
                 TrustCode.SIGNATURE,
                 f"the root's fingerprint is {candidate.masked}, not {confirmed[:60]!r}",
                 hint="compare it with the one that the publisher printed; do not guess",

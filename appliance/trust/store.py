@@ -142,14 +142,14 @@ def _lay_out(files: Mapping[str, bytes], folder: Path) -> None:
 
 def _one_key_many_names(what: str) -> TrustError:
     """The one thing that python-tuf accepts and `Proof` does not."""
-    return TrustError(
+    return TrustError.of(
         TrustCode.SIGNATURE, f"{what} reaches its threshold only by counting one key twice"
     )
 
 
 def _require_unexpired(what: str, expires_s: int, now_s: int) -> None:
     if expires_s <= now_s:
-        raise TrustError(
+        raise TrustError.of(
             TrustCode.EXPIRED,
             f"{what} expired {(now_s - expires_s) // 60} minutes ago, or the clock is wrong",
         )

@@ -12,8 +12,9 @@ from appliance.trust.clock import ClockReading
 from appliance.trust.errors import TrustError
 from appliance.trust.fetch import Limits, from_folder, from_url
 from appliance.trust.repositories import Repositories, Repository, read_root
-from tests.fakes.tuf_repository import serving, tree
+from tests.fakes.tuf_repository import TufRepository, serving, tree
 
+NAME = "acme/assistant/1.2.0"
 ACME = Repository("acme", ("acme/*",))
 
 
@@ -72,3 +73,16 @@ class Box:
 def opened(form, repository):
     """The server for a form: "network" has one, "stick" none."""
     return serving(repository) if form == "network" else nullcontext()
+
+
+def published(hashes=True):
+    """A repository with a publisher and two published states; the older is in `.old`."""
+    repo = TufRepository(hashes)
+    repo.delegate("acme", ["acme/*/*"])
+    repo.delegate("rival", ["rival/*/*"])
+    repo.add(NAME, b"one", "acme")
+    repo.publish("targets", "acme", "rival")
+    repo.old = repo.saved()
+    repo.old_acme = repo.roles["acme"].version
+    repo.publish("targets", "acme", "rival")
+    return repo

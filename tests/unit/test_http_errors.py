@@ -15,6 +15,7 @@ from appliance.http.errors import (
     RefusedFieldError,
     problem_of,
 )
+from appliance.trust.errors import PolicyRefusedError, TrustError
 from engine import errors as engine_errors
 
 
@@ -40,6 +41,8 @@ from engine import errors as engine_errors
         (errors.OverloadedError("x"), 503, "overloaded_error"),
         (errors.TemplateError("x"), 500, "api_error"),
         (errors.ConfigError("x"), 500, "api_error"),
+        (TrustError("x"), 502, "api_error"),
+        (PolicyRefusedError("x"), 403, "permission_error"),
         (engine_errors.ContextLengthError("x"), 400, "invalid_request_error"),
         (engine_errors.EngineRequestError("x"), 400, "invalid_request_error"),
         (engine_errors.EngineBusyError("x"), 503, "overloaded_error"),

@@ -41,7 +41,7 @@ def test_there_are_twelve_codes_and_each_has_a_one_sentence_cure():
 
 
 def test_an_error_carries_its_code_and_cure():
-    error = TrustError(TrustCode.ROLLBACK, "seen 3, offered 2")
+    error = TrustError.of(TrustCode.ROLLBACK, "seen 3, offered 2")
     assert (error.code, error.hint) == ("rollback", CURES[TrustCode.ROLLBACK])
 
 
