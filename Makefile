@@ -6,7 +6,7 @@ help:
 	@echo "make run     serve the built-in model and ask it a question"
 	@echo "make test    run all tests"
 	@echo "make check   lint, types, import rules"
-	@echo "make bench   measure speed against llama.cpp's own tools"
+	@echo "make bench   measure speed against llama.cpp's own tools, Transformers and vLLM"
 
 run:
 	@tools/setup run

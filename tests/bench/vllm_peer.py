@@ -1,6 +1,6 @@
 """vLLM's CPU build as a peer: an environment of its own, and a process that answers jobs.
 
-`python tests/bench/vllm_peer.py` makes the environment in the cache folder: about 2 GB and several
+`python tests/bench/vllm_peer.py` makes the environment in the cache folder: about 3 GB and several
 minutes, so a benchmark only uses it when it is there. vLLM wants one exact build of torch for
 the CPU; where the package index has none, `--find-links` or `--extra-index-url` says who has.
 """
