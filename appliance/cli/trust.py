@@ -1,7 +1,7 @@
 """Verbs about who may sign models for this box: trust list, show, add, remove, codes.
 
 They work on the state folder itself and need no service: who may write there is its administrator.
-A running service sees the change at its next pull.
+A running service sees the change at its next pull, create or copy.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from appliance.http.context import (
     GUARD,
     LIBRARY,
     MODELS,
+    REPOSITORIES,
     SETTINGS,
     STATE,
     TRANSFERS,
@@ -35,6 +36,7 @@ from appliance.http.middleware import add_headers, drain, guard, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
 _NOT_YET = (
@@ -60,6 +62,7 @@ def build_app(
     app[LIBRARY] = library
     app[MODELS] = models
     app[CHAT] = chat
+    app[REPOSITORIES] = Repositories(settings.state / "trust")
     app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)

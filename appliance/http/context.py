@@ -20,6 +20,7 @@ from appliance.http.guard import Caller, Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.repositories import Repositories
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ LIBRARY = web.AppKey("LIBRARY", Library)
 MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
+REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 

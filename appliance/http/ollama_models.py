@@ -13,7 +13,7 @@ from aiohttp import web
 from appliance.errors import BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import FIELDS, LIBRARY, MODELS, SETTINGS
+from appliance.http.context import FIELDS, LIBRARY, MODELS, REPOSITORIES, SETTINGS
 from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
@@ -52,6 +52,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
     source = wire.parse_name(body.source, "source")
     destination = wire.parse_name(body.destination, "destination")
     request[FIELDS]["model"] = body.source
+    await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, destination)
     try:
         await asyncio.to_thread(request.app[LIBRARY].copy, source, destination)
     except ModelNotFoundError as error:
@@ -79,6 +80,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.CreateBody)
     wanted = body.to_create(request.app[SETTINGS].max_messages)
     request[FIELDS]["model"] = body.typed
+    await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, wanted.name)
     library = request.app[LIBRARY]
 
     def steps() -> Generator[Progress, None, None]:

@@ -3,6 +3,7 @@
 Leaving the stream cancels the transfer when nobody else follows it (Ollama API, /api/pull).
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from appliance.errors import BadRequestError
 from appliance.http.body import read_json
-from appliance.http.context import FIELDS, TRANSFERS
+from appliance.http.context import FIELDS, REPOSITORIES, TRANSFERS
 from appliance.http.middleware import administrative
 from appliance.http.ollama_models_wire import NameBody
 from appliance.http.streams import report
@@ -30,6 +31,7 @@ class TransferBody(NameBody, kw_only=True):
 async def pull(request: web.Request) -> web.StreamResponse:
     """POST /api/pull: install a model from its registry."""
     reference, body = await _read(request)
+    await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, reference.name)
     lines = request.app[TRANSFERS].pull(reference)
     return await report(request, _documents(lines), whole=not body.stream)
 

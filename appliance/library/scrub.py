@@ -43,8 +43,8 @@ def scrub(library: Library, rate: int = 0) -> Generator[Checked | Damage, None, 
     were verified on their way in.
     """
     owners = library.owners()
-    sizes = {digest: library.blobs.size(digest) for digest in owners if library.blobs.has(digest)}
-    total, completed, started = sum(sizes.values()), 0, time.monotonic()
+    total = sum(library.blobs.size(digest) for digest in owners if library.blobs.has(digest))
+    completed, started = 0, time.monotonic()
     yield Checked(0, total)
     for digest, models in owners.items():
         pieces = _verify(library, digest)

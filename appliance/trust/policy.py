@@ -97,6 +97,26 @@ class TrustPolicy:
             return Decision(Verdict.ALLOW, "owned", reason, repository=repository)
         return self._refusal(offer) or self._question(offer) or _ALLOWED_UNSIGNED
 
+    def require_unsigned(self, name: ModelName) -> None:
+        """Raise PolicyRefusedError where nothing unsigned may come in under `name`."""
+        hint = (
+            "this release cannot fetch signed bundles yet; take another name, or look at `hearth"
+            " trust list` for who must sign"
+        )
+        if repository := owner_of(name, self.owned):
+            raise PolicyRefusedError(
+                f"{name.short} belongs to the repository {repository}: it comes signed or not at"
+                " all",
+                rule="owned",
+                hint=hint,
+            )
+        if self.mode is Mode.SIGNED:
+            raise PolicyRefusedError(
+                f"this box takes signed models only, and {name.short} is unsigned",
+                rule="unsigned",
+                hint=hint,
+            )
+
     def may_create(self, base_is_signed: bool) -> Decision:
         """Whether `create` may build on a base: a GGUF file of the caller counts as unsigned."""
         if self.mode is Mode.SIGNED and not base_is_signed:

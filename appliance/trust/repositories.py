@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 
 from appliance.errors import ConfigError, LibraryError, NotFoundError
+from appliance.library.names import ModelName
 from appliance.trust.clock import ClockReading, read_clock
 from appliance.trust.errors import TrustCode, TrustError
 from appliance.trust.patterns import NamePattern, check_owners
-from appliance.trust.policy import DEFAULT_FRESHNESS_S
+from appliance.trust.policy import DEFAULT_FRESHNESS_S, TrustPolicy, effective_mode
 from appliance.trust.statefolder import Disk, StateFolder
 from appliance.trust.store import TrustStore
 
@@ -169,6 +170,11 @@ class Repositories:
 
     def has_site_root(self) -> bool:
         return any(repository.is_site for repository in self.all())
+
+    def require_unsigned(self, name: ModelName) -> None:
+        """Raise PolicyRefusedError where only a signed model may come in under `name`."""
+        mode = effective_mode(None, self.has_site_root())
+        TrustPolicy(mode, owned=self.owned()).require_unsigned(name)
 
     def store(self, name: str) -> TrustStore:
         """The repository's metadata; raises NotFoundError, LibraryError if the pin is damaged."""
