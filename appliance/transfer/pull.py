@@ -22,6 +22,7 @@ from appliance.library.manifest import (
     ADAPTER_TYPE,
     MANIFEST_TYPE,
     MODEL_TYPE,
+    OCI_MANIFEST_TYPE,
     PROJECTOR_TYPE,
     Digest,
     Manifest,
@@ -31,7 +32,7 @@ from appliance.threads import to_end
 from appliance.transfer.download import fetch_blob
 from appliance.transfer.partial import missing_bytes
 from appliance.transfer.progress import Progress, Tell
-from appliance.transfer.registry import OCI_MANIFEST_TYPE, Registry
+from appliance.transfer.registry import Registry
 from engine.errors import ModelFormatError
 
 log = logging.getLogger("hearth.transfer")

@@ -19,14 +19,18 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from appliance.errors import RegistryError, RegistryNotFoundError, RegistryUnreachableError
-from appliance.library.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Digest
+from appliance.library.manifest import (
+    MANIFEST_TYPE,
+    MAX_MANIFEST_BYTES,
+    OCI_MANIFEST_TYPE,
+    Digest,
+)
 from appliance.transfer.challenge import Challenge
 from appliance.transfer.identity import Identity
 from appliance.transfer.patience import Patience
 from appliance.transfer.redirects import next_hop
 from appliance.transfer.sources import Source
 
-OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MAX_REDIRECTS = 5
 MAX_ANSWER_BYTES = 1 << 20  # tokens and error texts
 MAX_ERROR_CHARACTERS = 300
