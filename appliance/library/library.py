@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -42,6 +42,7 @@ class Problem:
 
 Models = list[StoredModel]
 Problems = list[Problem]
+Roots = Callable[[], Iterable[Digest]]
 
 
 class Library:
@@ -53,6 +54,7 @@ class Library:
         self._lock = threading.RLock()  # held by everything that changes or prunes
         self._held: Counter[Digest] = Counter()
         self._headers: OrderedDict[Digest, Header] = OrderedDict()
+        self._roots: list[Roots] = []
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -90,6 +92,12 @@ class Library:
 
     def has(self, name: ModelName) -> bool:
         return self._manifest_path(self.resolve(name)).is_file()
+
+    def trial(self, name: ModelName, manifest: Digest) -> StoredModel:
+        """A model that is not installed as `name`, though all of it is here, the manifest among
+        the blobs; raises LibraryError."""
+        self.blobs.size(manifest)  # a missing one is told as a missing blob
+        return read_stored(self, name, self.blobs.path(manifest))
 
     def resolve(self, name: ModelName) -> ModelName:
         """`name` in the case it is stored under; unchanged if there is no such model."""
@@ -198,6 +206,11 @@ class Library:
                 self._headers.pop(digest, None)
             return len(unused)
 
+    def add_roots(self, roots: Roots) -> None:
+        """Never remove what `roots` tells, beside what manifests name. It is asked each time,
+        under the library's lock; when it raises LibraryError, nothing is removed."""
+        self._roots.append(roots)
+
     def set_aside(self, digest: Digest) -> None:
         """Take a damaged blob out of use; the models that need it cannot be loaded until it is
         stored again."""
@@ -260,14 +273,18 @@ class Library:
             return frozenset()
 
     def _used_digests(self) -> set[Digest] | None:
-        """What any manifest names; None if one cannot be read, so that nothing is removed."""
+        """What any manifest or root names; None if one cannot be read, so that nothing is
+        removed."""
         used: set[Digest] = set()
         for path in self._manifest_paths():
             try:
                 used |= Manifest.parse(_read_manifest(path)).digests
             except (OSError, LibraryError):
                 return None
-        return used
+        try:
+            return used.union(*(roots() for roots in self._roots))
+        except LibraryError:
+            return None
 
     def _remove_empty_folders(self, folder: Path) -> None:
         while folder != self._manifests:
