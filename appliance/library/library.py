@@ -96,6 +96,12 @@ class Library:
     def has(self, name: ModelName) -> bool:
         return self._manifest_path(self.resolve(name)).is_file()
 
+    def trial(self, name: ModelName, manifest: Digest) -> StoredModel:
+        """A model that is not installed as `name`, though all of it is here, the manifest among
+        the blobs; raises LibraryError."""
+        self.blobs.size(manifest)  # a missing one is told as a missing blob
+        return read_stored(self, name, self.blobs.path(manifest))
+
     def resolve(self, name: ModelName) -> ModelName:
         """`name` in the case it is stored under; unchanged if there is no such model."""
         if self._manifest_path(name).is_file():
