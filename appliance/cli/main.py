@@ -25,6 +25,7 @@ VERBS = {
     "stop": "appliance.cli.models:stop",
     "trust": "appliance.cli.trust:trust",
     "scrub": "appliance.cli.scrub:scrub",
+    "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
     "config": "appliance.cli.status:config",
 }

@@ -13,6 +13,7 @@ from appliance.config import MIB, Settings
 from appliance.http import (
     admin,
     blobs,
+    doctor,
     ollama,
     ollama_models,
     ollama_transfer,
@@ -79,6 +80,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
+        web.get("/hearth/v1/doctor", doctor.doctor),
         web.post("/hearth/v1/scrub", scrub.scrub),
     ]
 
