@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 # what a power cut does most harm to: no early writing of replaced files, data in any order
+TRIES = 50  # of a copy until nothing was written meanwhile
 HARSH = "noauto_da_alloc,data=writeback,commit=1"
 
 
@@ -28,19 +30,42 @@ class LoopDisk:
         self._mib = mib
 
     def __enter__(self):
-        require_root("mkfs.ext4", "mount", "losetup")
+        require_root("mkfs.ext4", "mount", "findmnt")
         with self.image.open("wb") as file:
             file.truncate(self._mib << 20)
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
         mount_image(self.image, self.mount, HARSH)
+        source = run("findmnt", "-n", "-o", "SOURCE", "--target", self.mount)
+        self.device = Path(source.strip()).name
         return self
 
     def __exit__(self, *_):
         unmount(self.mount)
 
-    def cut(self, copy):
-        """What the disk holds at this moment, without what the kernel has not written yet."""
-        shutil.copyfile(self.image, copy)
+    def cut(self, copy, writer):
+        """What the disk holds at this moment, without what the kernel has not written yet.
+
+        The process `writer` stands still meanwhile, and a copy during which the kernel itself
+        wrote is made again: a mix of two moments is something that no power cut leaves.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(writer, signal.SIGSTOP)
+        try:
+            for _ in range(TRIES):
+                before = self._writes()
+                shutil.copyfile(self.image, copy)
+                if before == self._writes() and before["in_flight"] == 0:
+                    return
+            raise AssertionError(f"the disk is never still: {before}")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(writer, signal.SIGCONT)
+
+    def _writes(self):
+        """Requests to the loop device so far, and under way (Documentation/block/stat.rst)."""
+        fields = (Path("/sys/block") / self.device / "stat").read_text().split()
+        writes, in_flight, flushes = fields[4], fields[8], fields[15] if len(fields) > 15 else 0
+        return {"writes": writes, "in_flight": int(in_flight), "flushes": flushes}
 
 
 @contextlib.contextmanager
@@ -93,3 +118,4 @@ def unmount(mount):
 def run(*command):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from appliance.library.library import Library
 from tests.fakes.fault_proxy import fault_proxy
@@ -36,6 +37,12 @@ class Pulls:
         answer = (await asyncio.to_thread(self._victim.stdout.readline)).strip()
         assert answer in {"killed", "done"}, answer
         return answer
+
+    def process(self):
+        """The process that pulls; the victim itself when none does."""
+        victim = self._victim.pid
+        children = Path(f"/proc/{victim}/task/{victim}/children").read_text().split()
+        return int(children[0]) if children else victim
 
     async def took_s(self):
         """How long a whole pull takes; the other version is wanted then."""
@@ -70,7 +77,8 @@ def installed(state):
     Fails unless every manifest can be read and every blob that one names is what its name says.
     """
     library = Library(state / "models")
-    assert library.problems() == []
+    problems = library.problems()
+    assert problems == [], [str(problem) for problem in problems]
     models = library.list()
     for model in models:
         for digest in model.manifest.digests:

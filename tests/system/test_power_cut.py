@@ -36,7 +36,7 @@ async def test_fifty_power_cuts_leave_no_broken_state(folder):
                 pulling = asyncio.create_task(world.begin())
                 await asyncio.sleep(moments.uniform(0, 1.2 * whole_s))
                 after = folder / "after.img"
-                await asyncio.to_thread(disk.cut, after)
+                await asyncio.to_thread(disk.cut, after, world.process())
                 assert await pulling == "done"
                 with mounted(after, folder / "after") as again:
                     found = await asyncio.to_thread(installed, again / "state")
