@@ -97,7 +97,9 @@ def new_targets(role: str, now: datetime.datetime, version: int = 1) -> Targets:
     return renewed(role, Targets(), now, version)
 
 
-def delegate(targets: Targets, role: str, patterns: Sequence[str], keys: Sequence[Key]) -> None:
+def delegate(
+    targets: Targets, role: str, patterns: Sequence[str], keys: Sequence[Key], threshold: int = 1
+) -> None:
     """Let the publisher `role` list names that match; raises ConfigError for what cannot be.
 
     Names of two publishers may not overlap: the order of delegations would decide in silence.
@@ -111,9 +113,10 @@ def delegate(targets: Targets, role: str, patterns: Sequence[str], keys: Sequenc
         raise ConfigError(f"{role} is delegated already", hint="rotate its key, or offboard it")
     for pattern in patterns:
         _check_pattern(pattern, roles)
-    roles[role] = DelegatedRole(role, [], 1, terminating=True, paths=list(patterns))
+    roles[role] = DelegatedRole(role, [], threshold, terminating=True, paths=list(patterns))
     for key in keys:
         targets.add_key(key, role)
+    check_threshold(role, len(roles[role].keyids), threshold)
 
 
 def drop_delegation(targets: Targets, role: str) -> None:
