@@ -42,7 +42,7 @@ from tools.bundles.roles import (
 )
 
 _MEMORY_URL = "memory:/"
-_MAX_LOOKED_UP = 64  # names per publisher in a replay: each costs a signature or two
+_LOOKED_UP = 4  # names per publisher in a replay; that all lie within its own is a static rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ def _names(published: PublishedSet, now: datetime.datetime) -> list[str]:
     for role in delegated_roles(published.targets.signed):
         metadata = published.role(role)
         if metadata is not None and metadata.signed.expires > now:
-            found += sorted(metadata.signed.targets)[:_MAX_LOOKED_UP]
+            found += sorted(metadata.signed.targets)[:_LOOKED_UP]
     return found
 
 

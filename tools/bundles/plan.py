@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Signer, Snapshot, Targets, Timestamp
 
-from tools.bundles.errors import RepositoryRefusedError
+from tools.bundles.errors import BrokenRepositoryError, RepositoryRefusedError
 from tools.bundles.published import (
     TIMESTAMP_FILE,
     PublishedSet,
     file_name,
+    load,
     newest_root,
     parse_file_name,
     versions_of,
@@ -86,6 +87,8 @@ class Planner:
         """
         self._check_clock()
         root = self._choose_root()
+        if self._recover:
+            self._check_recovery(root)
         versions = self._choose_roles(root)
         snapshot = self._snapshot(root, versions, signers)
         self._timestamp(root, snapshot, signers)
@@ -100,6 +103,19 @@ class Planner:
                 f"the clock says {self._now:%Y-%m-%d %H:%M}, but the last state was issued "
                 f"at {last:%Y-%m-%d %H:%M}; boxes would take this for a rollback",
                 hint="set this machine's clock",
+            )
+
+    def _check_recovery(self, root: Root) -> None:
+        """Boxes forget a thief's numbers only when the root names other online keys."""
+        try:
+            timestamp = load(self._files, TIMESTAMP_FILE, Timestamp)
+        except BrokenRepositoryError:
+            return
+        if is_signed(TIMESTAMP, timestamp, root):
+            raise RepositoryRefusedError(
+                "the state that lies there is signed by the root's online key; there is nothing "
+                "to recover from, or the stolen key is still in the root",
+                hint="publish without --recover, or first `bundle repo rotate online NEWKEY`",
             )
 
     def _choose_root(self) -> Root:

@@ -144,18 +144,18 @@ class RepositoryFolder:
 
     def next_targets(self, role: str) -> Targets:
         """The next version of targets or of a publisher, as drafted or as published so far."""
+        if role != TARGETS and role not in self._delegated():
+            raise NotFoundError(
+                f"{role[:60]!r} is not a publisher here",
+                hint="`bundle repo delegate` makes one; `bundle repo status` lists them",
+            )
         draft = self.drafts().get(role)
         if draft is not None:
             signed = draft.metadata.signed
         elif published := self._published_role(role):
             signed = published.signed
-        elif role in self._delegated():
-            signed = new_targets(role, self._now())
         else:
-            raise NotFoundError(
-                f"{role[:60]!r} is not a publisher here",
-                hint="`bundle repo delegate` makes one; `bundle repo status` lists them",
-            )
+            signed = new_targets(role, self._now())
         assert isinstance(signed, Targets)
         return renewed(role, signed, self._now(), self._next_version(role))
 
@@ -299,7 +299,10 @@ class RepositoryFolder:
     def _next_version(self, role: str) -> int:
         if role == ROOT:
             return max(versions_of(self.files(), ROOT), default=0) + 1
-        published = self.published()
+        try:
+            published = self.published()
+        except BrokenRepositoryError:  # `check` tells; a thief may have left it so
+            return max(versions_of(self.files(), role), default=0) + 1
         return (published.versions.get(role, 0) if published else 0) + 1
 
     def _delegated(self) -> dict[str, Any]:
@@ -324,10 +327,11 @@ class RepositoryFolder:
         }
 
     def _check_name(self, role: str, path: str) -> None:
-        if role in (delegated := self._delegated()) and not delegated[role].is_delegated_path(path):
+        delegated = self._delegated()[role]
+        if not delegated.is_delegated_path(path):
             raise ConfigError(
                 f"{path[:100]!r} is not one of the names of {role}",
-                hint=f"it may list {' '.join(delegated[role].paths or ())}",
+                hint=f"it may list {' '.join(delegated.paths or ())}",
             )
 
     def _listed(self, targets: Targets, role: str, path: str) -> TargetFile:

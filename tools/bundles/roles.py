@@ -38,7 +38,7 @@ ONLINE_ROLES = (SNAPSHOT, TIMESTAMP)
 _YEAR = 365 * DAY
 _LIFETIMES = {ROOT: 3 * _YEAR, "fleet": 90 * DAY}  # all others: a year
 _ROLE = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-_PART = re.compile(r"(?=.)[a-z0-9._-]{0,80}\*?")
+_PART = re.compile(r"(?=.)(?:[a-z0-9][a-z0-9._-]{0,79})?\*?")
 
 S = TypeVar("S", bound=Signed)
 

@@ -53,10 +53,10 @@ def folder_of(draft: Path) -> RepositoryFolder:
 def waiting(folder: RepositoryFolder, role: str, draft: Draft) -> Waiting:
     """Collect what an officer must see; raises BrokenRepositoryError if files are missing."""
     files = folder.files()
-    published = PublishedSet(files) if TIMESTAMP_FILE in files else None
     signed = draft.metadata.signed
     if isinstance(signed, Root):
         return _waiting_root(files, draft, signed)
+    published = PublishedSet(files) if TIMESTAMP_FILE in files else None
     root = folder.root()
     drafted_root = folder.drafts().get(ROOT)
     authorities: dict[str, Root | Targets] = {}

@@ -26,7 +26,8 @@ def describe(
     else:
         changes = list(_targets_changes(after, before if isinstance(before, Targets) else None))
         state = list(_targets_state(after))
-    changes = changes or ["changes nothing but the version and the expiry"]
+    nothing = "changes nothing but the version and the expiry" if before else "is new and empty"
+    changes = changes or [nothing]
     return [*lines, *(f"  {c}" for c in changes), "  afterwards:", *(f"    {s}" for s in state)]
 
 
