@@ -133,6 +133,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     use_mmap: bool | None = None  # None: chosen by the engine
     embedding: bool = False  # build for embeddings instead of generation
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    kv_bytes: int = 0  # most that a KV cache shared by streams may take; 0: what the device has
     flash_attention: bool | None = None  # None: chosen by the engine
 
 

@@ -20,7 +20,7 @@ from appliance.library.stored import StoredModel
 from appliance.models.choice import Choice, Machine, choose_engine, read_machine, wishes_of
 from appliance.models.planner import MIB, Need, Occupant, Plan, make_room, shrink_kv
 from appliance.models.resident import Lease, Resident
-from appliance.models.spec import load_spec, memory_need
+from appliance.models.spec import load_spec, memory_need, with_budget
 from engine.api import LoadSpec
 from engine.errors import EngineError
 from engine.process.client import EngineClient
@@ -173,7 +173,8 @@ class Models:
             self._refuse_when_closed()
             need = await self._make_room(resident.name, need)
             try:
-                client = await EngineClient.start(spec, timeout_s=self._settings.load_timeout_s)
+                orders = with_budget(spec, need)
+                client = await EngineClient.start(orders, timeout_s=self._settings.load_timeout_s)
             except EngineError as error:
                 log.warning("load failed model=%s error=%s", resident.name.short, error)
                 raise

@@ -16,14 +16,18 @@ from engine.paged.attention.base import KvLayer
 from engine.paged.decoder import Decoder
 from engine.paged.device import BackEnds, available_bytes, empty_layer, find_back_ends
 from engine.paged.limits import Limits
-from engine.paged.memory import KvBudget, plan_kv
+from engine.paged.memory import (
+    BLOCK_SIZE,
+    CPU_ROWS,
+    CPU_STEP_TOKENS,
+    GPU_ROWS,
+    GPU_STEP_TOKENS,
+    KvBudget,
+    Room,
+    plan_kv,
+)
 from engine.paged.vocab import open_vocab
 from engine.paged.weights.load import load_weights, weight_bytes
-
-BLOCK_SIZE = 32  # tokens
-CPU_ROWS, GPU_ROWS = 16, 64  # sequences at once, unless the spec says
-CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048
-RESERVE_BYTES = 512 * 1024 * 1024  # for activations and everything else on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class PagedModel:
             max_running=rows,
             block_size=BLOCK_SIZE,
             bytes_per_token=_token_bytes(arch, kv_type or dtype),
-            available_bytes=available_bytes(device) - weights_size - RESERVE_BYTES,
+            room=Room(available_bytes(device), weights_size, spec.kv_bytes),
         )
         weights = load_weights(
             path,

@@ -48,6 +48,13 @@ def test_what_is_over_a_limit_is_one_error_before_anything_is_sent(
     assert seen in assert_error(reply, 400, path)
 
 
+def test_the_log_tells_the_arithmetic_of_the_cache(served):
+    send(served, "POST", TEXT, body={"model": "m", "prompt": "a", "max_tokens": 1})
+    loaded = next(line for line in served.log.splitlines() if "loaded model=m" in line)
+    assert "the least of" in loaded
+    assert "planned)" in loaded
+
+
 def test_the_code_of_too_long_a_prompt_is_openais(served):
     body = {"model": "m", "prompt": LONG, "truncate": False, "n": 3}
     assert send(served, "POST", TEXT, body=body).json["error"]["code"] == "context_length_exceeded"
