@@ -124,6 +124,8 @@ class PagedEngine:
             fitted.tokens,
             max_tokens=request.max_tokens,
             end_tokens=frozenset() if request.ignore_eos else self._model.end_tokens,
+            priority=request.priority,
+            salt=request.cache_salt.encode(),
         )
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         grammar = None

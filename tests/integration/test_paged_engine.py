@@ -217,6 +217,22 @@ def test_what_can_never_be_served_is_refused_at_once(model):
     assert not engine.has_work()
 
 
+def test_priority_and_salt_of_a_request_reach_the_scheduler(model):
+    engine = engine_of(model, rows=1)
+    for request in [*greedy(["a", "b"], max_tokens=2), *greedy(["c"], first=3, priority=1)]:
+        engine.add(request)
+    order = []
+    while engine.has_work():
+        order += [step.id for step in engine.step() if step.finish is not None]
+    assert order == [3, 1, 2]
+    cached = [
+        serve(engine, greedy([SHARED * 2], first=first, cache_salt=salt))[1][first][1].cached_tokens
+        for first, salt in ((10, "x"), (11, "x"), (12, "y"), (13, ""))
+    ]
+    assert cached[1] > 0
+    assert cached[0] == cached[2] == cached[3] == 0
+
+
 def test_int8_cache_is_small_and_gives_the_same_tokens(path, alone):
     """As far as a random model's near ties allow."""
     spec = LoadSpec(

@@ -1,6 +1,7 @@
 """The paged engine behind HTTP, on the CPU: its limits are one clear error in each dialect."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -53,6 +54,19 @@ def test_the_log_tells_the_arithmetic_of_the_cache(served):
     loaded = next(line for line in served.log.splitlines() if "loaded model=m" in line)
     assert "the least of" in loaded
     assert "planned)" in loaded
+
+
+def test_a_seeded_request_says_the_same_alone_and_in_a_crowd(served):
+    def ask(number):
+        body = {"model": "m", "prompt": f"say {number} " * (1 + number % 5), "max_tokens": 24,
+                "temperature": 1.5, "seed": number}  # fmt: skip
+        return send(served, "POST", TEXT, body=body).json["choices"][0]
+
+    alone = [ask(number) for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(ask, range(12)))
+    assert together == alone
+    assert len({choice["text"] for choice in alone}) == 12
 
 
 def test_the_code_of_too_long_a_prompt_is_openais(served):
