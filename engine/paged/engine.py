@@ -5,12 +5,14 @@ tokens of the one before have been read back; without, the same calls run in ano
 requests and pieces of text as bytes; decisions are in `scheduler.py`, tensors in `runner.py`.
 """
 
+from __future__ import annotations
+
 import math
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,7 +29,6 @@ from engine.api import (
     Usage,
 )
 from engine.errors import DeviceMemoryError, EngineError, EngineRequestError
-from engine.llama.vocab import Vocab
 from engine.paged.grammar import Grammar, GrammarCompiler
 from engine.paged.graphs import Capture, CudaCapture
 from engine.paged.model import PagedModel
@@ -37,10 +38,13 @@ from engine.paged.runner import Launched, Options, Runner
 from engine.paged.scheduler import Scheduler
 from engine.prompt import Fitted, fit_prompt
 
+if TYPE_CHECKING:
+    from engine.llama.vocab import Vocab
+
 MAX_TOP = 20
 
 
-def load(spec: LoadSpec, poll: Poll) -> "PagedEngine":
+def load(spec: LoadSpec, poll: Poll) -> PagedEngine:
     """Open a GGUF file. Raises ModelFormatError, DeviceMemoryError or EngineRequestError.
 
     `poll` is not needed: a step is short, since prompts are computed in chunks.

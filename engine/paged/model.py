@@ -1,8 +1,10 @@
 """Opens a model for the paged engine: device, weights, cache, limits; one line of arithmetic."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -10,7 +12,6 @@ from engine.api import LoadSpec
 from engine.errors import DeviceMemoryError, EngineRequestError
 from engine.gguf import read_header
 from engine.llama.threads import board_threads
-from engine.llama.vocab import Vocab
 from engine.paged.arch import ArchSpec, arch_spec
 from engine.paged.attention.base import KvLayer
 from engine.paged.decoder import Decoder
@@ -26,8 +27,10 @@ from engine.paged.memory import (
     Room,
     plan_kv,
 )
-from engine.paged.vocab import open_vocab
 from engine.paged.weights.load import load_weights, weight_bytes
+
+if TYPE_CHECKING:
+    from engine.llama.vocab import Vocab
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class PagedModel:
 
         EngineRequestError for a kv_type that this engine has not. interpreted: see `device.py`.
         """
+        from engine.paged.vocab import open_vocab  # llama.cpp: only files need it
+
         kv_type = _kv_type(spec.kv_type)
         device = torch.device("cuda", spec.main_gpu) if _has_gpu(spec) else torch.device("cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
