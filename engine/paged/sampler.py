@@ -17,6 +17,7 @@ from engine.paged.kernels.sample import Choose
 
 FEW = 64  # candidates that are enough for nearly every top-k
 MANY = 1024  # candidates for top-p without top-k; their mass is checked
+_UNFILTERED = SamplingParams(temperature=0, top_k=0, top_p=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,11 @@ class Sampler:
 
     def set_row(self, row: int, params: SamplingParams, seed: int) -> None:
         """Take over a request's parameters, already checked; `seed` is 64 bits, signed."""
+        bias = params.logit_bias
         self._params[row] = params
         self._ways[row] = _way_of(params)
+        if params.temperature <= 0:  # where others are drawn, it is the best of all candidates
+            params = _UNFILTERED
         self._temperature[row] = max(params.temperature, 0.0)
         self._top_k[row] = max(params.top_k, 0)
         self._top_p[row] = params.top_p
@@ -95,9 +99,9 @@ class Sampler:
         self._typical_p[row] = params.typical_p
         self._seed[row] = seed
         self._bias.pop(row, None)
-        if params.logit_bias:
-            ids = torch.tensor(list(params.logit_bias), device=self._device)
-            values = torch.tensor(list(params.logit_bias.values()), device=self._device)
+        if bias:
+            ids = torch.tensor(list(bias), device=self._device)
+            values = torch.tensor(list(bias.values()), device=self._device)
             self._bias[row] = ids, torch.where(values <= -100, -torch.inf, values)
 
     def way(self, rows: Sequence[int]) -> Way:
