@@ -5,6 +5,8 @@ fails or takes too long is a row that says so, and the others go on. Needs torch
 and, for the comparison, transformers; without llama-cpp-python and gguf only the start is missing.
 `--cpu` proves the script anywhere, at small shapes: its figures say nothing of a GPU.
 
+Before it on a new machine: `pytest tests/gpu` (numbers, graphs against launches, unloading).
+
 Ends with one table: every figure, its bar (reference/paged-engine.md 10.9), and whether it held.
 """
 

@@ -73,7 +73,10 @@ def _proc_value(path: str, key: str) -> str:
 
 def _commit() -> str:
     describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
-    found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # a bare machine with a GPU may have no git
+        return "unknown"
     return found.stdout.strip() or "unknown"
 
 
