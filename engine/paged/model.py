@@ -94,7 +94,7 @@ class PagedModel:
             end_tokens=frozenset(t for t in range(vocab.size) if vocab.is_end(t)),
             decoder=Decoder(arch, weights, back_ends.ops),
             back_ends=back_ends,
-            kv=_cache(arch, budget, device, kv_type or dtype),
+            kv=_cache(arch, budget, device, kv_type or dtype, back_ends.attention.by_head),
             limits=Limits(
                 num_blocks=budget.num_blocks,
                 block_size=BLOCK_SIZE,
@@ -133,11 +133,13 @@ def _token_bytes(arch: ArchSpec, dtype: torch.dtype) -> int:
 
 
 def _cache(
-    arch: ArchSpec, budget: KvBudget, device: torch.device, dtype: torch.dtype
+    arch: ArchSpec, budget: KvBudget, device: torch.device, dtype: torch.dtype, by_head: bool
 ) -> tuple[KvLayer, ...]:
     shape = (budget.num_blocks, budget.block_size, arch.num_kv_heads, arch.head_dim)
     try:
-        return tuple(empty_layer(shape, dtype, device) for _ in range(arch.num_layers))
+        return tuple(
+            empty_layer(shape, dtype, device, by_head=by_head) for _ in range(arch.num_layers)
+        )
     except RuntimeError as error:  # what torch raises when the host has no memory
         raise DeviceMemoryError(
             f"no memory for the {budget}; load with a smaller num_ctx"
