@@ -6,6 +6,7 @@ callers on an event loop use `asyncio.to_thread`.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from appliance.errors import LibraryError, ModelNameError, ModelNotFoundError
+from appliance.errors import ApplianceError, LibraryError, ModelNameError, ModelNotFoundError
 from appliance.library.blobs import (
     BlobStore,
     atomic_write,
@@ -28,6 +29,8 @@ from appliance.library.stored import StoredModel, read_stored
 from engine.gguf import Header, validate
 
 __all__ = ["Library", "Problem", "StoredModel"]
+
+log = logging.getLogger("hearth.library")
 
 _MAX_HEADERS = 64
 
@@ -53,8 +56,8 @@ class Library:
         self._manifests = models_dir / "manifests"
         self._lock = threading.RLock()  # held by everything that changes or prunes
         self._held: Counter[Digest] = Counter()
-        self._headers: OrderedDict[Digest, Header] = OrderedDict()
         self._roots: list[Roots] = []
+        self._headers: OrderedDict[Digest, Header] = OrderedDict()
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Library:
             )
 
     def remove_unused(self, digests: Iterable[Digest]) -> int:
-        """Remove those blobs that no manifest names and nobody holds; returns how many."""
+        """Remove those blobs that nothing names and nobody holds; returns how many."""
         candidates = set(digests)
         with self._lock:
             used = self._used_digests() if candidates else None
@@ -207,9 +210,13 @@ class Library:
             return len(unused)
 
     def add_roots(self, roots: Roots) -> None:
-        """Never remove what `roots` tells, beside what manifests name. It is asked each time,
-        under the library's lock; when it raises LibraryError, nothing is removed."""
-        self._roots.append(roots)
+        """Let blobs count as used although no manifest names them: those that `roots` returns.
+
+        It is asked before anything is removed, with the library's lock held, so it must not wait
+        for who waits for the library. When it raises, nothing is removed.
+        """
+        with self._lock:
+            self._roots.append(roots)
 
     def set_aside(self, digest: Digest) -> None:
         """Take a damaged blob out of use; the models that need it cannot be loaded until it is
@@ -273,18 +280,20 @@ class Library:
             return frozenset()
 
     def _used_digests(self) -> set[Digest] | None:
-        """What any manifest or root names; None if one cannot be read, so that nothing is
-        removed."""
+        """What any manifest or root names; None if one cannot be read: nothing is removed then."""
         used: set[Digest] = set()
         for path in self._manifest_paths():
             try:
                 used |= Manifest.parse(_read_manifest(path)).digests
             except (OSError, LibraryError):
                 return None
-        try:
-            return used.union(*(roots() for roots in self._roots))
-        except LibraryError:
-            return None
+        for roots in self._roots:
+            try:
+                used.update(roots())
+            except (OSError, ApplianceError) as error:
+                log.warning("nothing is removed, what to keep is not known: %s", error)
+                return None
+        return used
 
     def _remove_empty_folders(self, folder: Path) -> None:
         while folder != self._manifests:
