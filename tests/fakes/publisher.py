@@ -8,6 +8,7 @@ import asyncio
 import json
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -191,11 +192,19 @@ class WebRoot:
         return f"blobs/sha256/{digest.hex}"
 
 
+def _all_started(executor, count):
+    """No test may find more threads at its end than at its start, so all begin now."""
+    barrier = threading.Barrier(count)
+    list(executor.map(lambda _: barrier.wait(), range(count)))
+    return executor
+
+
 @contextmanager
 def web_root(folder):
     """A WebRoot in a thread of its own; its `url` is the folder's address, without a slash."""
     root = WebRoot(folder)
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(_all_started(ThreadPoolExecutor(4, "web-root-file"), 4))
     thread = threading.Thread(target=loop.run_forever, name="web-root")
     thread.start()
 
