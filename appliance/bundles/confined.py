@@ -50,10 +50,7 @@ class Disk:
 
     def largest_file(self, folder: Path) -> int:
         """Bytes that one file of this filesystem can have, as far as it matters to us."""
-        answer = (ctypes.c_long * 64)()  # struct statfs; its first word is f_type
-        if ctypes.CDLL(None).statfs(os.fsencode(folder), answer) == 0 and answer[0] == _FAT:
-            return _FAT_FILE_BYTES
-        return sys.maxsize
+        return _FAT_FILE_BYTES if filesystem_type(folder) == _FAT else sys.maxsize
 
 
 class ConfinedFolder:
@@ -220,6 +217,13 @@ class Draft:
             with contextlib.suppress(OSError):  # the medium may be gone
                 os.unlink(self._temp, dir_fd=self._folder)
         os.close(self._file)
+
+
+def filesystem_type(folder: Path) -> int:
+    """The magic number of statfs(2), which Python's own statvfs leaves out; 0 if it fails."""
+    answer = (ctypes.c_long * 64)()  # struct statfs is smaller; its first word is f_type
+    failed = ctypes.CDLL(None).statfs(os.fsencode(folder), answer)
+    return 0 if failed else answer[0]
 
 
 def _join(folder: str, name: str) -> str:

@@ -15,7 +15,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +40,7 @@ MAX_LAYOUT_INDEX_BYTES = 4 << 20
 MAX_ENTRIES = 10_000
 MAX_PARTS = 1000  # three digits
 MAX_REF_CHARS = 512
+TIMESTAMP = "timestamp.json"
 REF_NAME = "org.opencontainers.image.ref.name"
 
 _MARK = "oci-layout"
@@ -124,14 +126,16 @@ class Layout:
                 hint="the copy is cut or damaged; copy the medium again",
             )
 
-    def chunks_from(self, digest: Digest, first: int) -> Iterator[bytes]:
-        """The bytes from `first` on, joined and unchecked: the caller hashes the whole."""
-        offset = first
+    def chunks_from(self, digest: Digest, first: int, end: int = sys.maxsize) -> Iterator[bytes]:
+        """The bytes from `first` to before `end`, joined and unchecked: the caller hashes."""
+        offset, left = first, end - first
         for path in self._paths(digest):
             with self.files.open(path) as file:
-                while chunk := self.files.pread(file, path, CHUNK_BYTES, offset):
+                while left and (
+                    chunk := self.files.pread(file, path, min(CHUNK_BYTES, left), offset)
+                ):
                     yield chunk
-                    offset += len(chunk)
+                    offset, left = offset + len(chunk), left - len(chunk)
                 offset = max(0, offset - os.fstat(file).st_size)
 
     def _paths(self, digest: Digest) -> list[str]:
@@ -163,59 +167,58 @@ class Layout:
 
         Raises DigestMismatchError, and then nothing is left of it.
         """
+        for _ in self.put_steps(digest, size, chunks):
+            pass
+
+    def put_steps(self, digest: Digest, size: int, chunks: Iterable[bytes]) -> Iterator[int]:
+        """As `put_chunks`, telling how many bytes are written; left early, it leaves nothing."""
         if self.has(digest) and self.size(digest) == size:
             return
-        self._require_space(size)
+        self.require_space(size)
         limit = self._part_bytes or self.files.disk.largest_file(self.root)
+        seen, written = sha256(), 0
         with contextlib.ExitStack() as stack:
-            drafts = self._write_parts(stack, chunks, digest, limit)
-            self._drop(digest)
-            if len(drafts) == 1:
-                drafts[0].finish(_blob(digest))
-                return
-            for index in reversed(range(len(drafts))):
-                drafts[index].finish(_part(digest, index))
+            drafts = [stack.enter_context(self.files.draft(_blob(digest)))]
+            for chunk in chunks:
+                seen.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    if drafts[-1].written == limit:
+                        drafts[-1].sync()
+                        drafts.append(stack.enter_context(self.files.draft(_blob(digest))))
+                    room = limit - drafts[-1].written
+                    drafts[-1].write(view[:room])
+                    view = view[room:]
+                written += len(chunk)
+                yield written
+            if seen.hexdigest() != digest.hex:
+                raise _other_bytes(digest, seen.hexdigest())
+            self._finish(digest, drafts)
+
+    def _finish(self, digest: Digest, drafts: Sequence[Draft]) -> None:
+        self.remove(digest)
+        if len(drafts) == 1:
+            drafts[0].finish(_blob(digest))
+            return
+        for index in reversed(range(len(drafts))):
+            drafts[index].finish(_part(digest, index))
 
     def remove(self, digest: Digest) -> None:
-        """Remove a blob, so that a good copy can be put in its place."""
-        self._drop(digest)
+        """Remove a blob. Its first part goes first, and so do parts that a copy in parts of another
+        size left: they must not be joined to new ones."""
+        self.files.remove(_blob(digest))
+        for name in self.files.names(_BLOBS):
+            if re.fullmatch(rf"{digest.hex}\.\d{{3}}", name):
+                self.files.remove(f"{_BLOBS}/{name}")
 
-    def _require_space(self, wanted: int) -> None:
+    def require_space(self, wanted: int) -> None:
+        """Raise DiskFullError unless `wanted` bytes are free where the layout is."""
         free = shutil.disk_usage(self.root).free
         if wanted > free:
             raise DiskFullError(
                 f"{wanted} bytes are to be written to {self.root}, {free} are free there",
                 hint="take a larger medium, or remove something from this one",
             )
-
-    def _write_parts(
-        self, stack: contextlib.ExitStack, chunks: Iterable[bytes], digest: Digest, limit: int
-    ) -> list[Draft]:
-        seen = sha256()
-        drafts = [stack.enter_context(self.files.draft(_blob(digest)))]
-        for chunk in chunks:
-            seen.update(chunk)
-            view = memoryview(chunk)
-            while view:
-                if drafts[-1].written == limit:
-                    drafts[-1].sync()
-                    drafts.append(stack.enter_context(self.files.draft(_blob(digest))))
-                room = limit - drafts[-1].written
-                drafts[-1].write(view[:room])
-                view = view[room:]
-        if seen.hexdigest() != digest.hex:
-            raise DigestMismatchError(
-                f'digest mismatch, expected "{digest}", got "sha256:{seen.hexdigest()}"',
-                hint="the source changed or is damaged; nothing was written",
-            )
-        return drafts
-
-    def _drop(self, digest: Digest) -> None:
-        """The first part goes first; one that a copy with other parts left must not be joined."""
-        self.files.remove(_blob(digest))
-        for name in self.files.names(_BLOBS):
-            if re.fullmatch(rf"{digest.hex}\.\d{{3}}", name):
-                self.files.remove(f"{_BLOBS}/{name}")
 
     # -- index.json -------------------------------------------------------------------------
 
@@ -289,6 +292,12 @@ class Layout:
         """The repositories that the folder has metadata of."""
         return [name for name in self.files.names("tuf") if _REPOSITORY.fullmatch(name)]
 
+    def put_metadata(self, repository: str, files: Mapping[str, bytes]) -> None:
+        """Add signed files, those that name others after them: the timestamp last."""
+        folder = self.metadata_path(repository)
+        for name in sorted(files, key=lambda name: (name == TIMESTAMP, "snapshot" in name, name)):
+            self.files.write(f"{folder}/{name}", files[name])
+
     def metadata_folder(self, repository: str) -> Path:
         """Where a repository's metadata lies; nothing says that it does, or without links."""
         return self.root / self.metadata_path(repository)
@@ -327,6 +336,13 @@ def _blob(digest: Digest) -> str:
 
 def _part(digest: Digest, index: int) -> str:
     return f"{_BLOBS}/{digest.hex}.{index:03}"
+
+
+def _other_bytes(digest: Digest, found: str) -> DigestMismatchError:
+    return DigestMismatchError(
+        f'digest mismatch, expected "{digest}", got "sha256:{found}"',
+        hint="the source changed or is damaged; nothing was written",
+    )
 
 
 def _bad(why: str) -> RegistryError:

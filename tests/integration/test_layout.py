@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundles.confined import Disk
 from appliance.bundles.layout import Layout
 from appliance.errors import (
     DigestMismatchError,
@@ -19,6 +18,7 @@ from appliance.errors import (
     RegistryUnreachableError,
 )
 from appliance.library.manifest import Digest
+from tests.fakes.stick import DyingDisk, PulledDisk
 
 DATA = random.Random(4).randbytes(2_500_000)
 DIGEST = Digest.of(DATA)
@@ -72,30 +72,6 @@ def test_wrong_bytes_are_not_written(layout):
         layout.put_chunks(DIGEST, len(DATA), [DATA[:-1], b"x"])
     assert names(layout) == set()
     assert not layout.has(DIGEST)
-
-
-class DyingDisk(Disk):
-    """Fails at the n-th change, and from then on, like a stick that was pulled out."""
-
-    def __init__(self, calls: int) -> None:
-        self.left = calls
-
-    def _count(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise OSError(5, "Input/output error")
-
-    def write(self, file: int, data: memoryview) -> int:
-        self._count()
-        return super().write(file, data)
-
-    def sync(self, file: int) -> None:
-        self._count()
-        super().sync(file)
-
-    def rename(self, old: str, new: str, folder: int) -> None:
-        self._count()
-        super().rename(old, new, folder)
 
 
 def test_an_interrupted_copy_leaves_nothing_that_looks_whole(tmp_path):
@@ -293,18 +269,9 @@ def test_a_huge_file_is_not_read_into_memory(layout):
         layout.releases()
 
 
-class PulledDisk(Disk):
-    """Gives some bytes, then fails as a pulled stick does."""
-
-    def read(self, file: int, count: int, offset: int) -> bytes:
-        if offset >= 1 << 20:
-            raise OSError(5, "Input/output error")
-        return super().read(file, count, offset)
-
-
 def test_a_pulled_stick_is_told_as_one(layout):
     layout.put_chunks(DIGEST, len(DATA), [DATA])
-    whole = Layout(layout.root, disk=PulledDisk())
+    whole = Layout(layout.root, disk=PulledDisk(1 << 20))
     joined = layout.root / "blobs" / "sha256"
     (joined / DIGEST.hex).write_bytes(DATA)
     with pytest.raises(RegistryUnreachableError, match="cannot be read") as caught:
