@@ -4,7 +4,7 @@ import pytest
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
 
 from appliance.errors import ConfigError, NotFoundError
-from tests.integration.publisher import DAY, NAME, Client, a_key, founded
+from tests.integration.publisher import DAY, NAME, Client, Shop, a_key, founded
 from tools.bundles import changes
 from tools.bundles.errors import RepositoryRefusedError
 from tools.bundles.roles import stamp_issued, utc_now
@@ -103,6 +103,17 @@ def test_officers_who_could_not_reach_the_threshold_are_refused(shop):
         changes.rotate_officers(shop.folder, "bob", {}, {})
 
 
+def test_a_key_that_signs_both_roles_is_given_up_in_both(tmp_path):
+    shop = Shop(tmp_path / "site")
+    officers = shop.public("alice", "bob", "carol")
+    changes.initialise(shop.folder, officers, 2, shop.keys["online"].public_key)
+    key = shop.add_key("dave")
+    with pytest.raises(ConfigError, match="the key that carol gives up signs targets as well"):
+        changes.rotate_officers(shop.folder, "carol", {"root": key}, {})
+    changes.rotate_officers(shop.folder, "carol", {"root": key, "targets": key}, {})
+    assert shop.public("carol")[0].keyid not in shop.folder.root().keys
+
+
 def test_a_publisher_gets_another_key(shop, box, tmp_path):
     old = shop.keys["acme"]
     changes.rotate_publisher(shop.folder, "acme", [shop.add_key("acme")])
@@ -167,13 +178,15 @@ def rotate_online(shop):
 
 def test_the_online_key_is_replaced(shop, box, tmp_path):
     rotate_online(shop)
-    with pytest.raises(RepositoryRefusedError, match="may not sign snapshot"):
+    with pytest.raises(RepositoryRefusedError, match="names another online key"):
         shop.publish("online")
+    with pytest.raises(RepositoryRefusedError, match="may not sign"):
+        shop.publish("online-2", former=["alice"])
     plan = shop.publish("online-2", former=["online"])
     assert plan.order[-2:] == ("timestamp.json", "2.root.json")
     for client in (box, new_box(tmp_path, shop)):
         assert client.refresh(NAME).versions["root"] == 2
-    with pytest.raises(RepositoryRefusedError, match="may not sign"):
+    with pytest.raises(RepositoryRefusedError, match="names another online key"):
         shop.folder.refresh(shop.keys["online"])
     shop.folder.refresh(shop.keys["online-2"])
     assert box.refresh(NAME).versions["timestamp"] == 3

@@ -73,6 +73,8 @@ def test_boxes_accept_what_a_publisher_left_who_died(tmp_path, change):
         for box in boxes(shop, folder, tmp_path, f"{number}-again"):
             assert box.refresh(NAME).targets[NAME].length == 3
         assert again.check() == []
+        assert not list(folder.rglob(".*"))
+        assert not list((folder / "draft").iterdir())
     assert number >= 3
     assert len(seen) >= 2
 

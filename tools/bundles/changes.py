@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuf.api.metadata import Key, Metadata, Root, Targets
 
-from appliance.errors import NotFoundError
+from appliance.errors import ConfigError, NotFoundError
 from tools.bundles.errors import RepositoryRefusedError
 from tools.bundles.keys import named, owner_of
 from tools.bundles.published import newest_root, versions_of
@@ -134,11 +134,15 @@ def rotate_officers(
     with folder.locked():
         root = next_root(folder)
         roles = tuple(keys) or OFFICER_ROLES
-        if leaver is not None:
-            _drop_officer(root, leaver, roles)
+        dropped = _drop_officer(root, leaver, roles) if leaver is not None else set()
         for role, key in keys.items():
             root.add_key(key, role)
         for role in OFFICER_ROLES:
+            if dropped & set(root.roles[role].keyids):
+                raise ConfigError(
+                    f"the key that {leaver} gives up signs {role} as well",
+                    hint=f"replace it there too, with --{role} KEY",
+                )
             root.roles[role].threshold = thresholds.get(role, root.roles[role].threshold)
             check_threshold(role, len(root.roles[role].keyids), root.roles[role].threshold)
         drafted = [folder.put_draft(ROOT, root)]
@@ -169,7 +173,8 @@ def next_root(folder: RepositoryFolder) -> Root:
     return renewed(ROOT, root, utc_now(), max(versions_of(files, ROOT), default=0) + 1)
 
 
-def _drop_officer(root: Root, leaver: str, roles: Sequence[str]) -> None:
+def _drop_officer(root: Root, leaver: str, roles: Sequence[str]) -> set[str]:
+    """Take an officer's keys out of the roles; the ids of those keys."""
     found = [
         (keyid, role)
         for role in roles
@@ -181,3 +186,4 @@ def _drop_officer(root: Root, leaver: str, roles: Sequence[str]) -> None:
         raise NotFoundError(f"no officer is called {leaver[:60]!r}", hint="; ".join(officers))
     for keyid, role in found:
         root.revoke_key(keyid, role)
+    return {keyid for keyid, _role in found}

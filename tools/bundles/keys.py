@@ -108,8 +108,9 @@ def load_secret(path: Path, passphrases: Passphrases) -> Ed25519PrivateKey:
 
 
 def owner_of(key: Key) -> str:
-    """The name that the key's maker gave it."""
-    return str(key.unrecognized_fields.get(OWNER_FIELD, "an unnamed owner"))[:60]
+    """The name that the key's maker gave it, safe to print."""
+    text = str(key.unrecognized_fields.get(OWNER_FIELD, "an unnamed owner"))[:60]
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def use_of(key: Key) -> str:

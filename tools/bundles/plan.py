@@ -87,6 +87,7 @@ class Planner:
         """
         self._check_clock()
         root = self._choose_root()
+        self._check_signers(root, signers)
         if self._recover:
             self._check_recovery(root)
         versions = self._choose_roles(root)
@@ -103,6 +104,20 @@ class Planner:
                 f"the clock says {self._now:%Y-%m-%d %H:%M}, but the last state was issued "
                 f"at {last:%Y-%m-%d %H:%M}; boxes would take this for a rollback",
                 hint="set this machine's clock",
+            )
+
+    def _check_signers(self, root: Root, signers: Sequence[Signer]) -> None:
+        """Each must be, or once have been, the online key: another file is a mistake.
+
+        Once, because a publisher who died tries again with the key that is former by now.
+        """
+        chain = [file_name(ROOT, version) for version in versions_of(self._files, ROOT)]
+        roots = [root, *(load(self._files, name, Root).signed for name in chain)]
+        known = {keyid for root in roots for keyid in root.roles[TIMESTAMP].keyids}
+        if any(signer.public_key.keyid not in known for signer in signers):
+            raise RepositoryRefusedError(
+                "this key may not sign snapshot and timestamp",
+                hint="use the online key that the root names: `bundle repo status` shows it",
             )
 
     def _check_recovery(self, root: Root) -> None:
@@ -258,7 +273,7 @@ def _sign(
         metadata.sign(signer, append=True)
     if not is_signed(role, metadata, root):
         raise RepositoryRefusedError(
-            f"this key may not sign {role}",
-            hint="use the online key that the root names: `bundle repo status` shows it",
+            f"the root names another online key for {role}",
+            hint="use that one; after a rotation the old one may be given as --former",
         )
     return metadata.to_bytes()

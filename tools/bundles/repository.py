@@ -265,9 +265,18 @@ class RepositoryFolder:
         for name in plan.order:
             self._write(self.metadata / name, plan.files[name])
         self._remember(plan)
-        for role in plan.taken:
-            self.remove_draft(role, drafts[role].version)
+        self._sweep()
         return plan
+
+    def _sweep(self) -> None:
+        """Remove drafts that are published, and what a crash left beside its place."""
+        for name in read_files(self.draft_folder):
+            role, version = parse_file_name(name) or (ROOT, 0)
+            if version < self._next_version(role):
+                self.remove_draft(role, version)
+        for folder in (self.metadata, self.draft_folder, self._history):
+            for path in folder.glob(".*.new"):
+                path.unlink()
 
     def remove_draft(self, role: str, version: int) -> None:
         (self.draft_folder / file_name(role, version)).unlink(missing_ok=True)

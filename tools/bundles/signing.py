@@ -98,7 +98,7 @@ def find_draft(folder: RepositoryFolder, path: Path) -> tuple[str, Draft]:
     if draft is None or draft.version != version:
         raise RepositoryRefusedError(
             f"{path.name} is not the next version of anything here",
-            hint="it was published already, or the repository has gone on; draft it again",
+            hint="it is published already, the repository has gone on, or was not carried whole",
         )
     return role, draft
 

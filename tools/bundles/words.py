@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from tuf.api.metadata import Key, Metadata, Root, TargetFile, Targets
 
 from tools.bundles.keys import fingerprint, named, owner_of
-from tools.bundles.roles import delegated_roles
+from tools.bundles.roles import TOP_ROLES, delegated_roles
 
 _DIGEST_CHARS = 12
+_MAX_LINE_CHARS = 200
 
 
 def describe(
@@ -28,7 +29,8 @@ def describe(
         state = list(_targets_state(after))
     nothing = "changes nothing but the version and the expiry" if before else "is new and empty"
     changes = changes or [nothing]
-    return [*lines, *(f"  {c}" for c in changes), "  afterwards:", *(f"    {s}" for s in state)]
+    lines += [f"  {change}" for change in changes]
+    return [*map(_safe, lines), "  afterwards:", *(f"    {_safe(line)}" for line in state)]
 
 
 def describe_signatures(
@@ -48,13 +50,19 @@ def describe_signatures(
     return lines
 
 
+def _safe(line: str) -> str:
+    """Names of releases are a publisher's text: no control characters, no endless lines."""
+    return "".join(c if c.isprintable() else "?" for c in line[:_MAX_LINE_CHARS])
+
+
 def _headline(role: str, after: Root | Targets, now: datetime.datetime) -> str:
     left = (after.expires - now).days
     return f"{role} version {after.version}, good until {after.expires:%Y-%m-%d} ({left} days)"
 
 
 def _root_changes(after: Root, before: Root | None) -> Iterator[str]:
-    for role, holder in after.roles.items():
+    for role in TOP_ROLES:
+        holder = after.roles[role]
         old = before.roles[role] if before else None
         for keyid in holder.keyids:
             if old is None or keyid not in old.keyids:
@@ -67,7 +75,8 @@ def _root_changes(after: Root, before: Root | None) -> Iterator[str]:
 
 
 def _root_state(root: Root) -> Iterator[str]:
-    for role, holder in root.roles.items():
+    for role in TOP_ROLES:
+        holder = root.roles[role]
         yield f"{role}: threshold {holder.threshold} of {len(holder.keyids)}"
         yield from _key_lines([root.keys[keyid] for keyid in holder.keyids])
 
@@ -87,6 +96,9 @@ def _targets_changes(after: Targets, before: Targets | None) -> Iterator[str]:
         for keyid in old[role].keyids:
             if before and keyid not in new[role].keyids:
                 yield f"removes {named(before.get_key(keyid))} from publisher {role}"
+        if new[role].threshold != old[role].threshold:
+            was, now = old[role].threshold, new[role].threshold
+            yield f"changes the threshold of publisher {role} from {was} to {now}"
     yield from _listing_changes(after.targets, before.targets if before else {})
 
 
