@@ -37,9 +37,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @answers_json
 def publish(layout: Path, destination: str, repo: Path | None, as_json: bool) -> None:
-    """Bring signed releases from LAYOUT to DESTINATION, so that boxes find them
+    """Copy signed releases to where boxes look for them
 
-    DESTINATION is a folder, such as a web server's, or registry+https://host.
+    LAYOUT holds them; DESTINATION is a folder, such as a web server's, or registry+https://host.
     """
     source = Layout(layout_root(layout))
     source.check()
