@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import urllib.request
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from yarl import URL
@@ -20,9 +22,12 @@ from appliance.library.manifest import MANIFEST_TYPE
 from appliance.transfer.patience import Patience
 from tests.fakes.fault_proxy import fault_proxy
 from tests.fakes.gguf_builder import tiny_llama_gguf
-from tests.fakes.release_desk import Desk, fatal, publish
+from tests.fakes.publisher import web_root
+from tests.fakes.release_desk import REPOSITORY, Desk, fatal, publish
+from tests.integration.bundle_box import Box, enrol
 from tools.bundles.copy import contents_at, copy_releases
 from tools.bundles.in_registry import RegistryPlace
+from tools.bundles.main import main
 from tools.bundles.metadata import MetadataArtifact
 from tools.bundles.network import connecting
 from tools.bundles.places import LayoutPlace, opening
@@ -162,6 +167,23 @@ async def test_one_base_for_two_models(desk, proxy, tiny_gguf, tmp_path):
         await publish(desk, place)
     mounted = [r for r in proxy.requests if r.query.get("from") == "acme/one"]
     assert len(mounted) > 3
+
+
+def test_a_box_installs_what_the_registry_holds(
+    desk, docker_registry, tiny_gguf, tmp_path, start_service
+):
+    """The web gives signatures only; every byte of the release comes from the registry."""
+    desk.release(tiny_gguf, "1.0.0", "latest", name="acme/held", system="Be held.")
+    address = f"registry+http://{docker_registry.address}"
+    for place in (str(tmp_path / "web"), address):
+        assert main(["publish", str(desk.layout.root), place]) == 0
+    shutil.rmtree(tmp_path / "web" / "blobs")
+    publisher = SimpleNamespace(name=REPOSITORY, root=desk.root)
+    with web_root(tmp_path / "web") as web:
+        enrol(tmp_path / "box", publisher, web.url, content=(address,))
+        box = Box(start_service(tmp_path / "box"), publisher, web, "acme/held")
+        box.install()
+        assert "Be held." in box.ask()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def publish(layout: Path, destination: str, repo: Path | None, as_json: bool) ->
     source = Layout(layout_root(layout))
     source.check()
     folder = find_repository(source, repo)
-    moved = asyncio.run(_publish(source, folder, destination))
+    repository = RepositoryFolder(folder / "metadata")
+    with repository.locked():
+        moved = asyncio.run(_publish(source, repository, folder.name, destination))
     if as_json:
         print_json(report_of(moved))
     else:
@@ -64,11 +66,11 @@ def find_repository(layout: Layout, repo: Path | None) -> Path:
     return layout.metadata_folder(names[0]).parent
 
 
-async def _publish(layout: Layout, folder: Path, destination: str) -> Moved:
-    repository = RepositoryFolder(folder / "metadata")
+async def _publish(
+    layout: Layout, repository: RepositoryFolder, name: str, destination: str
+) -> Moved:
     async with opening(destination, create=True, say=_say) as place:
-        with repository.locked():
-            return await publish_to(LayoutPlace(layout), repository, folder.name, place, _say)
+        return await publish_to(LayoutPlace(layout), repository, name, place, _say)
 
 
 async def publish_to(
