@@ -174,6 +174,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("transfer_tries", "6", _whole(1, 100), "tries of a request that a registry breaks off"),
     Setting("transfer_stall_s", "30", _seconds, "how long a registry may send nothing"),
     Setting("transfer_timeout_s", "86400", _seconds, "longest time for one pull or push"),
+    Setting("revoked", "warn", _choice("warn", "replace", "stop"),
+            "what to do with an installed release that its publisher took back"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
     Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
@@ -213,6 +215,7 @@ class Settings:
     transfer_tries: int
     transfer_stall_s: float
     transfer_timeout_s: float
+    revoked: str
     log_format: str
     log_level: str
     origins: Mapping[str, str] = field(default_factory=dict)

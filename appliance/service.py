@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from appliance import logs
+from appliance.bundles.bundles import Bundles
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.errors import ConfigError
@@ -23,6 +24,7 @@ from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
+from appliance.trust.repositories import Repositories
 
 log = logging.getLogger("hearth")
 
@@ -42,11 +44,15 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    library = await asyncio.to_thread(_open_library, settings)
+    library = Library(settings.models_dir)
     state = ServiceState()
     models = Models(settings)
     transfers = Transfers(settings, library)
-    app = build_app(settings, library, models, ChatService(library, models), transfers, state)
+    chat = ChatService(library, models)
+    repositories = Repositories(settings.state / "trust")
+    bundles = Bundles(settings, library, models, chat, transfers, repositories)
+    await asyncio.to_thread(_open_library, settings, library, bundles)
+    app = build_app(settings, library, models, chat, transfers, repositories, bundles, state)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app,
@@ -58,6 +64,7 @@ async def _serve(settings: Settings) -> None:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
+        stack.push_async_callback(bundles.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
         state.ready = True
@@ -65,17 +72,19 @@ async def _serve(settings: Settings) -> None:
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             await stop.wait()
+            await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
     log.info("stopped")
 
 
-def _open_library(settings: Settings) -> Library:
-    """The model folder, swept and pruned; what is wrong with it is said, not fatal."""
+def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:
+    """Have the model folder agree with the signed releases, swept and pruned; what is wrong with
+    it is said, not fatal."""
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
-        library = Library(settings.models_dir)
+        bundles.reconcile()
         library.prune()
         sweep_partials(library.blobs)
     except OSError as error:
@@ -86,7 +95,6 @@ def _open_library(settings: Settings) -> Library:
     install_once(library, settings.state)
     for problem in library.problems():
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
-    return library
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:

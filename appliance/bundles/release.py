@@ -17,9 +17,15 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from appliance.errors import BadRequestError, LibraryError
-from appliance.library.manifest import MANIFEST_TYPE, OCI_MANIFEST_TYPE, Digest, Layer
+from appliance.library.manifest import (
+    MANIFEST_TYPE,
+    OCI_INDEX_TYPE,
+    OCI_MANIFEST_TYPE,
+    Digest,
+    Layer,
+)
 
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+INDEX_TYPE = OCI_INDEX_TYPE
 RELEASE_TYPE = "application/vnd.hearth.bundle.v1"
 EXTRAS_TYPE = "application/vnd.hearth.bundle.meta.v1"
 SMOKE_TYPE = "application/vnd.hearth.bundle.smoke.v1+json"

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from appliance.chat import options as job_options
 from appliance.chat.events import (
@@ -54,14 +54,17 @@ class ChatService:
         self._library = library
         self._models = models
 
-    async def run(self, request: JobRequest) -> AsyncGenerator[Event, None]:
+    async def run(
+        self, request: JobRequest, trial: StoredModel | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events of one answer: Started, Text…, Done; or only Rendered, or only Done.
 
-        Raises ApplianceError or EngineError, before the first event for everything that can be
-        known by then.
+        `trial` is a model that answers instead of the one that is installed under its name; it is
+        loaded beside that one, in `trial_place`. Raises ApplianceError or EngineError, before the
+        first event for everything that can be known by then.
         """
         began = time.monotonic_ns()
-        stored = await asyncio.to_thread(self._library.get, ModelName.parse(request.model))
+        stored = await self._find(request.model, trial)
         if request.work is None and request.keep_alive == 0:
             await self._models.unload(stored.name)
             yield Done(reason="unload", total_ns=time.monotonic_ns() - began)
@@ -71,7 +74,11 @@ class ChatService:
         kind = "generate" if isinstance(request.work, Completion) else "chat"
         await self._check_can_generate(stored, request.model, kind)
         async with self._models.lease(
-            stored, options.values, keep_alive=request.keep_alive, caller=request.caller
+            stored,
+            options.values,
+            keep_alive=request.keep_alive,
+            caller=request.caller,
+            place=trial_place(trial.name) if trial is not None else None,
         ) as lease:
             if request.work is None:
                 total_ns = time.monotonic_ns() - began
@@ -87,17 +94,22 @@ class ChatService:
                     yield event
         yield run.done()  # the slot is free by now: a slow reader of the end delays nobody
 
-    async def embed(self, request: EmbedRequest) -> Embeddings:
-        """Vectors for the inputs; raises as `run` does. No inputs only load the model."""
+    async def embed(self, request: EmbedRequest, trial: StoredModel | None = None) -> Embeddings:
+        """Vectors for the inputs; `trial` and what is raised are as in `run`. No inputs only load
+        the model."""
         began = time.monotonic_ns()
-        stored = await asyncio.to_thread(self._library.get, ModelName.parse(request.model))
+        stored = await self._find(request.model, trial)
         own = await asyncio.to_thread(lambda: stored.parameters)
         options = job_options.merge(request.options, own, {})
         inputs = [text if isinstance(text, str) else list(text) for text in request.inputs]
         vectors: list[list[float]] = []
         tokens = 0
         async with self._models.lease(
-            stored, options.values, keep_alive=request.keep_alive, caller=request.caller
+            stored,
+            options.values,
+            keep_alive=request.keep_alive,
+            caller=request.caller,
+            place=trial_place(trial.name) if trial is not None else None,
         ) as lease:
             if inputs:
                 vectors, tokens = await lease.client.embed(inputs, truncate=request.truncate)
@@ -111,6 +123,11 @@ class ChatService:
             total_ns=time.monotonic_ns() - began,
             load_ns=lease.load_ns,
         )
+
+    async def _find(self, typed: str, trial: StoredModel | None) -> StoredModel:
+        if trial is not None:
+            return trial
+        return await asyncio.to_thread(self._library.get, ModelName.parse(typed))
 
     async def _check_can_generate(self, stored: StoredModel, typed: str, kind: str) -> None:
         header = await asyncio.to_thread(stored.header)
@@ -144,6 +161,11 @@ class ChatService:
         messages = await asyncio.to_thread(conversation, stored, work or ())
         limit = info.context_length if request.truncate else 2**63
         return await fit_conversation(template, messages, measure, limit)
+
+
+def trial_place(name: ModelName) -> ModelName:
+    """Where a model on trial is loaded; no name that anybody could ask for."""
+    return replace(name, tag=f"{name.tag} (trial)")
 
 
 @dataclass(slots=True)

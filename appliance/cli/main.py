@@ -20,6 +20,7 @@ VERBS = {
     "rm": "appliance.cli.models:rm",
     "stop": "appliance.cli.models:stop",
     "trust": "appliance.cli.trust:trust",
+    "bundle": "appliance.cli.bundle:bundle",
     "scrub": "appliance.cli.scrub:scrub",
     "status": "appliance.cli.status:status",
     "config": "appliance.cli.status:config",

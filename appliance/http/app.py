@@ -8,6 +8,7 @@ import socket
 
 from aiohttp import web
 
+from appliance.bundles.bundles import Bundles
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
 from appliance.http import (
@@ -20,7 +21,11 @@ from appliance.http import (
     registry,
     scrub,
 )
+from appliance.http import (
+    bundles as bundle_routes,
+)
 from appliance.http.context import (
+    BUNDLES,
     CHAT,
     GUARD,
     LIBRARY,
@@ -51,6 +56,8 @@ def build_app(
     models: Models,
     chat: ChatService,
     transfers: Transfers,
+    repositories: Repositories,
+    bundles: Bundles,
     state: ServiceState,
 ) -> web.Application:
     """The application over these parts, which it does not own: the caller closes them."""
@@ -62,7 +69,8 @@ def build_app(
     app[LIBRARY] = library
     app[MODELS] = models
     app[CHAT] = chat
-    app[REPOSITORIES] = Repositories(settings.state / "trust")
+    app[REPOSITORIES] = repositories
+    app[BUNDLES] = bundles
     app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
@@ -80,6 +88,13 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.post("/hearth/v1/scrub", scrub.scrub),
+        web.get("/hearth/v1/bundles", bundle_routes.list_all),
+        web.get("/hearth/v1/bundles/show", bundle_routes.show),
+        web.get("/hearth/v1/bundles/why", bundle_routes.why),
+        web.post("/hearth/v1/bundles/check", bundle_routes.check),
+        web.post("/hearth/v1/bundles/rollback", bundle_routes.rollback),
+        web.post("/hearth/v1/bundles/pin", bundle_routes.pin),
+        web.post("/hearth/v1/bundles/unpin", bundle_routes.unpin),
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.bundles.bundles import Bundles
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.http.guard import Caller, Guard
@@ -57,6 +58,7 @@ MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
+BUNDLES = web.AppKey("BUNDLES", Bundles)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 

@@ -6,15 +6,16 @@ callers on an event loop use `asyncio.to_thread`.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from appliance.errors import LibraryError, ModelNameError, ModelNotFoundError
+from appliance.errors import ApplianceError, LibraryError, ModelNameError, ModelNotFoundError
 from appliance.library.blobs import (
     BlobStore,
     atomic_write,
@@ -29,6 +30,8 @@ from engine.gguf import Header, validate
 
 __all__ = ["Library", "Problem", "StoredModel"]
 
+log = logging.getLogger("hearth.library")
+
 _MAX_HEADERS = 64
 
 
@@ -42,6 +45,7 @@ class Problem:
 
 Models = list[StoredModel]
 Problems = list[Problem]
+Roots = Callable[[], Iterable[Digest]]
 
 
 class Library:
@@ -52,6 +56,7 @@ class Library:
         self._manifests = models_dir / "manifests"
         self._lock = threading.RLock()  # held by everything that changes or prunes
         self._held: Counter[Digest] = Counter()
+        self._roots: list[Roots] = []
         self._headers: OrderedDict[Digest, Header] = OrderedDict()
 
     # -- reading ----------------------------------------------------------------------------
@@ -90,6 +95,12 @@ class Library:
 
     def has(self, name: ModelName) -> bool:
         return self._manifest_path(self.resolve(name)).is_file()
+
+    def trial(self, name: ModelName, manifest: Digest) -> StoredModel:
+        """A model that is not installed as `name`, though all of it is here, the manifest among
+        the blobs; raises LibraryError."""
+        self.blobs.size(manifest)  # a missing one is told as a missing blob
+        return read_stored(self, name, self.blobs.path(manifest))
 
     def resolve(self, name: ModelName) -> ModelName:
         """`name` in the case it is stored under; unchanged if there is no such model."""
@@ -186,7 +197,7 @@ class Library:
             )
 
     def remove_unused(self, digests: Iterable[Digest]) -> int:
-        """Remove those blobs that no manifest names and nobody holds; returns how many."""
+        """Remove those blobs that nothing names and nobody holds; returns how many."""
         candidates = set(digests)
         with self._lock:
             used = self._used_digests() if candidates else None
@@ -197,6 +208,15 @@ class Library:
                 self.blobs.remove(digest)
                 self._headers.pop(digest, None)
             return len(unused)
+
+    def add_roots(self, roots: Roots) -> None:
+        """Let blobs count as used although no manifest names them: those that `roots` returns.
+
+        It is asked before anything is removed, with the library's lock held, so it must not wait
+        for who waits for the library. When it raises, nothing is removed.
+        """
+        with self._lock:
+            self._roots.append(roots)
 
     def set_aside(self, digest: Digest) -> None:
         """Take a damaged blob out of use; the models that need it cannot be loaded until it is
@@ -260,12 +280,18 @@ class Library:
             return frozenset()
 
     def _used_digests(self) -> set[Digest] | None:
-        """What any manifest names; None if one cannot be read, so that nothing is removed."""
+        """What any manifest or root names; None if one cannot be read: nothing is removed then."""
         used: set[Digest] = set()
         for path in self._manifest_paths():
             try:
                 used |= Manifest.parse(_read_manifest(path)).digests
             except (OSError, LibraryError):
+                return None
+        for roots in self._roots:
+            try:
+                used.update(roots())
+            except (OSError, ApplianceError) as error:
+                log.warning("nothing is removed, what to keep is not known: %s", error)
                 return None
         return used
 

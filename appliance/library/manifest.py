@@ -17,6 +17,7 @@ from appliance.library.gojson import go_json
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL_TYPE = "application/vnd.ollama.image.model"
 PROJECTOR_TYPE = "application/vnd.ollama.image.projector"

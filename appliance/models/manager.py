@@ -69,8 +69,12 @@ class Models:
         *,
         keep_alive: float | None = None,
         caller: str = "",
+        place: ModelName | None = None,
     ) -> AsyncGenerator[Lease, None]:
         """Hold a slot of the loaded model; it stays loaded for `keep_alive` seconds afterwards.
+
+        `place` is the name that it is loaded and unloaded under, if not its own: a second model of
+        one name must not take the first one's worker.
 
         Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
         (never fits), UnsupportedError (not by the engine that the settings ask for) and
@@ -79,10 +83,10 @@ class Models:
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
             raise refusal
-        resident = self._residents.get(stored.name)
+        place = place or stored.name
+        resident = self._residents.get(place)
         if resident is None:
-            resident = Resident(stored.name, self._settings.max_queue)
-            self._residents[stored.name] = resident
+            resident = self._residents[place] = Resident(place, self._settings.max_queue)
 
         async def load() -> EngineClient:
             return await self._load(resident, spec, need)

@@ -1,46 +1,32 @@
 """Pull: a manifest, then the blobs that are not here, then the model appears, whole or not at all.
 
-The order of Ollama's pull with its status lines. What differs: sizes are capped by the manifest,
-free space is checked before the first byte, blobs that are here are hashed before they count as
-here, and a GGUF is validated before a manifest may name it.
+The order of Ollama's pull with its status lines. How the blobs come here and what is checked of
+them is `gather.py`'s business.
 """
 
 import asyncio
-import hashlib
 import json
 import logging
-import shutil
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from appliance.errors import LibraryError, RegistryError
-from appliance.library.blobs import disk_full, make_folders
 from appliance.library.library import Library
 from appliance.library.manifest import (
-    ADAPTER_TYPE,
     MANIFEST_TYPE,
     MODEL_TYPE,
     OCI_MANIFEST_TYPE,
-    PROJECTOR_TYPE,
     Digest,
     Manifest,
 )
 from appliance.library.names import ModelName
 from appliance.threads import to_end
-from appliance.transfer.download import fetch_blob
-from appliance.transfer.partial import missing_bytes
+from appliance.transfer.download import Report, fetch_blob
+from appliance.transfer.gather import Gatherer
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.registry import Registry
-from engine.errors import ModelFormatError
 
 log = logging.getLogger("hearth.transfer")
-
-MAX_RESERVE_BYTES = 1 << 30
-RESERVE_SHARE = 20  # a twentieth of the disk stays free, but no more than the maximum
-
-_GGUF_TYPES = (MODEL_TYPE, PROJECTOR_TYPE, ADAPTER_TYPE)
 
 
 @dataclass(slots=True)
@@ -50,7 +36,7 @@ class Puller:
     library: Library
     parts: int  # requests at once for one blob
     max_blob_bytes: int
-    _busy: WeakValueDictionary[Digest, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    gatherer: Gatherer
 
     async def pull(self, name: ModelName, registries: Sequence[Registry], tell: Tell) -> None:
         """Install `name` from the first registry that has it.
@@ -62,10 +48,10 @@ class Puller:
         manifest = check_manifest(data, self.max_blob_bytes)
         bad: list[Digest] = []
         try:
-            async with self._held(manifest.digests):
+            async with self.gatherer.held(manifest.digests):
                 await self._blobs(manifest, order, tell)
                 tell(Progress("verifying sha256 digest"))
-                await self._check_ggufs(manifest, bad)
+                await self.gatherer.check_ggufs(manifest, bad)
                 tell(Progress("writing manifest"))
                 had_others = await asyncio.to_thread(self._had_others, name, manifest)
                 await to_end(self.library.write_manifest, name, data)
@@ -76,71 +62,12 @@ class Puller:
         log.info("pulled model=%s source=%s bytes=%d", name, order[0].source, manifest.size)
         tell(Progress("success"))
 
-    @asynccontextmanager
-    async def _held(self, digests: Iterable[Digest]) -> AsyncGenerator[None, None]:
-        """The library's hold, taken and released in a thread, as its lock may be waited for."""
-        hold = self.library.hold(digests)
-        try:
-            await to_end(hold.__enter__)  # taken in any case, also when cancelled here
-            yield
-        finally:
-            await to_end(hold.__exit__, None, None, None)
-
     async def _blobs(self, manifest: Manifest, order: Sequence[Registry], tell: Tell) -> None:
-        sizes = {part.digest: part.size for part in (*manifest.layers, manifest.config)}
-        await asyncio.to_thread(self._require_space, sizes)
-        for digest, size in sizes.items():
-            await self._blob(digest, size, order, tell)
+        async def fetch(digest: Digest, size: int, report: Report) -> None:
+            store = self.library.blobs
+            await fetch_blob(store, digest, size, order, parts=self.parts, report=report)
 
-    async def _blob(
-        self, digest: Digest, size: int, registries: Sequence[Registry], tell: Tell
-    ) -> None:
-        def report(completed: int) -> None:
-            tell(Progress.of_blob("pulling", digest, size, completed))
-
-        report(0)
-        lock = self._busy.setdefault(digest, asyncio.Lock())
-        async with lock:
-            if not await asyncio.to_thread(self._is_here, digest, size):
-                store = self.library.blobs
-                await fetch_blob(store, digest, size, registries, parts=self.parts, report=report)
-        report(size)
-
-    def _is_here(self, digest: Digest, size: int) -> bool:
-        """Whether the blob is stored and its bytes are still those of its name."""
-        if not self.library.blobs.has(digest) or self.library.blobs.size(digest) != size:
-            return False
-        return digest_of_file(self.library, digest) == digest
-
-    def _require_space(self, sizes: dict[Digest, int]) -> None:
-        store = self.library.blobs
-        wanted = sum(
-            missing_bytes(store, digest, size)
-            for digest, size in sizes.items()
-            if not store.has(digest)
-        )
-        if not wanted:
-            return
-        make_folders(store.root)
-        disk = shutil.disk_usage(store.root)
-        reserve = min(MAX_RESERVE_BYTES, disk.total // RESERVE_SHARE)
-        if wanted + reserve > disk.free:
-            raise disk_full(
-                f"the model needs {wanted} bytes and {reserve} must stay free,"
-                f" the disk has {disk.free}"
-            )
-
-    async def _check_ggufs(self, manifest: Manifest, bad: list[Digest]) -> None:
-        """Validate what llama.cpp would read; a file that fails is put on the list `bad`."""
-        for layer in manifest.of_type(*_GGUF_TYPES):
-            try:
-                await asyncio.to_thread(self.library.header, layer.digest)
-            except ModelFormatError as error:
-                bad.append(layer.digest)
-                raise RegistryError(
-                    f"layer {layer.digest} is no usable GGUF file: {error}",
-                    hint="its publisher must repair it; nothing was installed",
-                ) from error
+        await self.gatherer.blobs(sizes_of(manifest), fetch, tell)
 
     def _had_others(self, name: ModelName, manifest: Manifest) -> bool:
         """Whether the model is here already, with layers that the new one lacks."""
@@ -179,6 +106,11 @@ def check_manifest(data: bytes, max_blob_bytes: int) -> Manifest:
     return manifest
 
 
+def sizes_of(manifest: Manifest) -> dict[Digest, int]:
+    """The parts of a model with their bytes, the config last."""
+    return {part.digest: part.size for part in (*manifest.layers, manifest.config)}
+
+
 async def _find_manifest(
     name: ModelName, registries: Sequence[Registry]
 ) -> tuple[bytes, Sequence[Registry]]:
@@ -199,9 +131,3 @@ async def _find_manifest(
     except RegistryError as error:
         raise type(error)(f"pull model manifest: {error}", hint=error.hint) from error
     return data, [origin, *mirrors]
-
-
-def digest_of_file(library: Library, digest: Digest) -> Digest:
-    """What a stored blob really hashes to. Reads all of it."""
-    with library.blobs.path(digest).open("rb") as file:
-        return Digest(hashlib.file_digest(file, "sha256").hexdigest())

@@ -85,14 +85,14 @@ class Registry:
         self, digest: Digest, first: int, last: int
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a GET of bytes `first` to `last`: 206, or 200 with the whole blob."""
-        url = self.source.url(f"blobs/{digest}")
+        url = self.source.blob_url(digest)
         headers = {"Range": f"bytes={first}-{last}"}
         async with self.request("GET", url, headers=headers) as response:
             yield response
 
     async def has_blob(self, digest: Digest) -> bool:
         try:
-            async with self.request("HEAD", self.source.url(f"blobs/{digest}")):
+            async with self.request("HEAD", self.source.blob_url(digest)):
                 return True
         except RegistryNotFoundError:
             return False

@@ -12,6 +12,7 @@ from yarl import URL
 
 from appliance.config import Settings
 from appliance.errors import BadRequestError, ModelNameError
+from appliance.library.manifest import Digest
 from appliance.library.names import DEFAULT_HOST, ModelName
 
 _AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9_.-]+)(?::(?P<port>\d{1,5}))?")
@@ -19,14 +20,23 @@ _AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9_.-]+)(?::(?P<port>\d{1,5}))?")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One registry and the repository in it, below `/v2/`."""
+    """One registry and the repository in it, below `/v2/`; or a published folder on the web.
+
+    A folder is an OCI image layout: blobs only, and each in one place whoever it belongs to.
+    """
 
     base: URL
     repository: str
+    is_folder: bool = False
 
     def url(self, path: str) -> URL:
         """The address of `path` in the repository, such as `manifests/latest`."""
         return self.base / "v2" / self.repository / path
+
+    def blob_url(self, digest: Digest) -> URL:
+        if self.is_folder:
+            return self.base / "blobs" / "sha256" / digest.hex
+        return self.url(f"blobs/{digest}")
 
     def __str__(self) -> str:
         return str(self.base)

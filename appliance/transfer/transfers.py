@@ -5,7 +5,7 @@ direction, shared by all who ask for it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 
 import aiohttp
@@ -13,6 +13,9 @@ import aiohttp
 from appliance.config import Settings
 from appliance.errors import RegistryUnreachableError
 from appliance.library.library import Library
+from appliance.transfer.content import Content
+from appliance.transfer.contents import NetworkContent
+from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
 from appliance.transfer.jobs import SharedJobs
 from appliance.transfer.patience import Patience
@@ -34,7 +37,10 @@ class Transfers:
         self._library = library
         self._patience = Patience.of(settings)
         self._identity = Identity(settings.state / KEY_FILE)
-        self._puller = Puller(library, settings.transfer_parts, settings.max_blob_gib * GIB)
+        self.gatherer = Gatherer(library)
+        self._puller = Puller(
+            library, settings.transfer_parts, settings.max_blob_gib * GIB, self.gatherer
+        )
         self._jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
@@ -71,6 +77,18 @@ class Transfers:
             async for line in lines:
                 yield line
 
+    def contents(self, addresses: Sequence[str]) -> tuple[Content, ...]:
+        """The network sources of signed releases at these addresses, in order."""
+        parts = self._settings.transfer_parts
+        return tuple(NetworkContent(address, self._registry, parts) for address in addresses)
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The session to everything outside; open it on the event loop."""
+        if self._session is None:
+            self._session = open_session(self._patience)
+        return self._session
+
     async def close(self) -> None:
         """End what runs; partial downloads stay for the next start."""
         await self._jobs.close()
@@ -78,9 +96,7 @@ class Transfers:
             await self._session.close()
 
     def _registry(self, source: Source) -> Registry:
-        if self._session is None:
-            self._session = open_session(self._patience)
-        return Registry(source, self._session, self._identity, self._patience)
+        return Registry(source, self.session, self._identity, self._patience)
 
     async def _within_limit(self, transfer: Awaitable[None]) -> None:
         limit_s = self._patience.total_s

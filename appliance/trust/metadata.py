@@ -37,6 +37,7 @@ from appliance.trust.fetch import NOT_FOUND, Reader, Source
 from appliance.trust.floor import Held
 
 ISSUED_FIELD = "x-issued"  # our field of the timestamp: when it was signed, RFC 3339 in UTC
+REVOKED_FIELD = "revoked"  # custom field of a target: true takes the release back
 MAX_NAME_CHARS = 1024
 
 # Signed nonsense makes Python's own parsers and encoders raise these; an unsigned one too
@@ -49,12 +50,16 @@ _Visit = tuple[str, Root | Targets | None]  # a role, and who delegated to it
 
 @dataclass(frozen=True, slots=True)
 class SignedTarget:
-    """What a publisher signed about one name: the length in bytes and digests by algorithm."""
+    """What a publisher signed about one name: the length in bytes and digests by algorithm.
+
+    `is_revoked`: it is listed only so that boxes hear that they should not use it any more.
+    """
 
     name: str
     length: int
     hashes: Mapping[str, str]
     expires_s: int
+    is_revoked: bool = False
 
     @property
     def sha256(self) -> str:
@@ -65,9 +70,14 @@ class SignedTarget:
 
 
 def run_client(
-    folder: Path, pinned: bytes, source: Source, wanted: Sequence[str]
+    folder: Path,
+    pinned: bytes,
+    source: Source,
+    wanted: Sequence[str],
+    hoped: Sequence[str] = (),
 ) -> TrustError | None:
-    """Bring the metadata in `folder` up to date and look the wanted names up (TUF spec, 5.3-5.6).
+    """Bring the metadata in `folder` up to date and look the names up (TUF spec, 5.3-5.6); those
+    that are only hoped for need not be listed.
 
     `folder` holds what an earlier run left, or nothing; python-tuf writes verified files into it,
     also before it fails. Returns why it stopped early, if it did; raises OSError if the folder
@@ -86,6 +96,9 @@ def run_client(
         for name in wanted:
             if len(name) > MAX_NAME_CHARS or updater.get_targetinfo(name) is None:
                 return TrustError.of(TrustCode.NOT_LISTED, f"no publisher lists {name[:100]!r}")
+        for name in hoped:
+            if len(name) <= MAX_NAME_CHARS:
+                updater.get_targetinfo(name)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # which is a role's name, and the publisher's fault
             raise
@@ -234,7 +247,8 @@ class Proof:
                 return None
             if target := signed.targets.get(name):
                 expires_s = int(signed.expires.timestamp())
-                return SignedTarget(name, target.length, dict(target.hashes), expires_s)
+                is_revoked = (target.custom or {}).get(REVOKED_FIELD) is True
+                return SignedTarget(name, target.length, dict(target.hashes), expires_s, is_revoked)
             waiting = _delegated(signed, name, waiting)
         return None
 

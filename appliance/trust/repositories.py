@@ -20,7 +20,7 @@ from appliance.errors import ConfigError, LibraryError, NotFoundError
 from appliance.library.names import ModelName
 from appliance.trust.clock import ClockReading, read_clock
 from appliance.trust.errors import TrustCode, TrustError
-from appliance.trust.patterns import NamePattern, check_owners
+from appliance.trust.patterns import NamePattern, check_owners, owner_of
 from appliance.trust.policy import DEFAULT_FRESHNESS_S, TrustPolicy, effective_mode
 from appliance.trust.statefolder import Disk, StateFolder
 from appliance.trust.store import TrustStore
@@ -28,6 +28,7 @@ from appliance.trust.store import TrustStore
 MAX_ROOT_BYTES = 512_000  # what python-tuf allows for later roots
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_CONTENT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?|registry\+https?://[^\s/?#]+/?")
 _PIN = "root.pin.json"
 _DEFINITION = "repository.json"
 _GROUPS, _GROUP_DIGITS = 8, 5
@@ -36,6 +37,8 @@ _GROUPS, _GROUP_DIGITS = 8, 5
 class Repository(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an administrator says about a repository. `metadata_url` is empty for sticks only.
 
+    `content` is where bytes may be had, best first: `https://host/path`, a published folder, or
+    `registry+https://host`, an OCI registry. Empty: the published folder that holds the metadata.
     `freshness_s` is how old its newest word may be for a new install; 0 turns that off. The root of
     a `is_site` repository is this site's own, and makes `signed` the default mode.
     """
@@ -45,6 +48,7 @@ class Repository(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata_url: str = ""
     freshness_s: int = DEFAULT_FRESHNESS_S
     is_site: bool = False
+    content: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise ConfigError for a value that cannot be."""
@@ -57,11 +61,23 @@ class Repository(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"{self.name} owns no names", hint="give patterns such as 'acme/*'")
         if self.metadata_url and not self.metadata_url.startswith(("https://", "http://")):
             raise ConfigError(f"{self.metadata_url[:100]!r} is not an http or https address")
+        for address in self.content:
+            if not _CONTENT.fullmatch(address):
+                raise ConfigError(
+                    f"{address[:100]!r} is not an address to get releases from",
+                    hint="write https://host/path for a published folder, or registry+https://host",
+                )
         if self.freshness_s < 0:
             raise ConfigError(f"freshness is {self.freshness_s} s; it must be 0 or more")
 
     def patterns(self) -> tuple[NamePattern, ...]:
         return tuple(NamePattern.parse(text) for text in self.names)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to get releases: `content`, else the folder that `metadata_url` lies in."""
+        root, tuf, _ = self.metadata_url.rpartition("/tuf/")
+        return self.content or ((root,) if tuf else ())
 
 
 class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +183,13 @@ class Repositories:
     def owned(self) -> dict[str, tuple[NamePattern, ...]]:
         """The patterns by repository, as TrustPolicy wants them."""
         return {repository.name: repository.patterns() for repository in self.all()}
+
+    def owner(self, name: ModelName) -> Repository | None:
+        """The repository that has to sign `name`, if any does."""
+        repositories = {repository.name: repository for repository in self.all()}
+        patterns = {key: repository.patterns() for key, repository in repositories.items()}
+        found = owner_of(name, patterns)
+        return repositories[found] if found else None
 
     def has_site_root(self) -> bool:
         return any(repository.is_site for repository in self.all())

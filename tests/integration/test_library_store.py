@@ -291,3 +291,37 @@ def test_changes_from_many_threads_leave_a_whole_library(library, tmp_path):
         assert model.header()
         assert model.name.short == "base:latest" or model.system
     assert len(library.list()) == 5
+
+
+def test_roots_keep_what_no_manifest_names(library):
+    kept, _ = library.blobs.put_bytes(b"a release's index")
+    other, _ = library.blobs.put_bytes(b"nobody's")
+    roots = {kept}
+    library.add_roots(lambda: roots)
+    assert library.prune(older_than_s=-1) == 1
+    assert library.blobs.has(kept)
+    assert not library.blobs.has(other)
+    roots.clear()
+    assert library.prune(older_than_s=-1) == 1
+
+
+def test_what_was_replaced_stays_while_a_root_keeps_it(library, tmp_path):
+    add_model(library, tmp_path, "x", system="first")
+    before = library.get(NAME("x")).manifest.digests
+    library.add_roots(lambda: before)
+    add_model(library, tmp_path, "x", system="second")
+    library.delete(NAME("x"))
+    assert set(library.blobs.stored()) == before
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), LibraryError("no state")])
+def test_nothing_is_removed_when_roots_cannot_be_told(library, error, caplog):
+    library.blobs.put_bytes(b"nobody's")
+
+    def fails():
+        raise error
+
+    library.add_roots(fails)
+    assert library.prune(older_than_s=-1) == 0
+    assert blob_count(library) == 1
+    assert "nothing is removed" in caplog.text

@@ -11,6 +11,12 @@ from tools.bundles.passphrase import Passphrases
 VERBS = {
     "keys": "tools.bundles.keys_commands:keys",
     "repo": "tools.bundles.repo_commands:repo",
+    "build": "tools.bundles.build:build_command",
+    "adopt": "tools.bundles.adopt:adopt",
+    "sign": "tools.bundles.sign:sign",
+    "publish": "tools.bundles.publish:publish",
+    "copy": "tools.bundles.copy:copy",
+    "verify": "tools.bundles.verify:verify",
 }
 
 
