@@ -65,6 +65,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     shift: bool = True  # drop old tokens and go on when the context is full, else finish "length"
     num_keep: int = 4  # tokens at the front that truncation and shift never drop; -1: whole prompt
     ignore_eos: bool = False  # for benchmarks: go on past the end-of-generation token
+    held_steps: int = 0  # quick steps that may wait in the worker, to be sent with the next one
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

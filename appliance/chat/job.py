@@ -44,6 +44,8 @@ from engine.errors import EngineError
 from engine.process.client import EngineClient
 from engine.text import TextAssembler
 
+HELD, HELD_BEFORE_STOP = 3, 1  # steps that a worker may hold back; the second with stop strings
+
 
 class ChatService:
     """Runs jobs against the library and the models in memory."""
@@ -192,28 +194,44 @@ class _Run:
             truncate=self.request.truncate,
             shift=self.request.shift,
             num_keep=self.options.num_keep,
+            held_steps=self._held_steps(),
         )
-        steps = self.lease.client.generate(
+        arrivals = self.lease.client.generate(
             engine_request, is_over=lambda: assembler.stopped_by is not None
         )
         last: SequenceStep | None = None
-        async with aclosing(steps):
-            async for step in steps:
+        async with aclosing(arrivals):
+            async for steps in arrivals:
                 if last is None:
                     yield self._started()
-                last = step
-                if assembler.stopped_by is not None:
-                    continue  # decoded before the engine heard of the stop string
-                self.output += step.token_ids
-                text = assembler.feed(step.data)
-                if step.finish is not None:
-                    text += assembler.finish()
-                if text or step.logprobs:
-                    yield Text(text, tuple(step.logprobs))
+                last = steps[-1]
+                text = self._assemble(steps, assembler)
+                if text.text or text.logprobs:
+                    yield text
         if last is None or last.usage is None or last.finish is None:
             raise EngineError("the engine ended a request without saying what it cost")
         self.usage = last.usage
         self.reason = FinishReason.STOP if assembler.stopped_by is not None else last.finish
+
+    def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
+        """What of these steps may be shown; counts their tokens."""
+        text, logprobs = "", []
+        for step in steps:
+            if assembler.stopped_by is not None:
+                break  # decoded before the engine heard of the stop string
+            self.output += step.token_ids
+            text += assembler.feed(step.data)
+            if step.finish is not None:
+                text += assembler.finish()
+            logprobs += step.logprobs
+        return Text(text, tuple(logprobs))
+
+    def _held_steps(self) -> int:
+        """Engines with many slots send many tokens per frame anyway. A stop string is seen only
+        when it arrives, and has to free the engine within two steps."""
+        if self.lease.client.info.slots > 1:
+            return 0
+        return HELD_BEFORE_STOP if self.options.stop else HELD
 
     def _started(self) -> Started:
         lease = self.lease

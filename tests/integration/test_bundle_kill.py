@@ -1,201 +1,121 @@
-"""The service is killed at random moments while it installs one release after another. Afterwards
-the state can be read, and the old release or the new one serves, whole.
+"""A publisher's machine dies after any rename: boxes still accept what lies there."""
 
-HEARTH_TEST_KILLS=200 makes it a long run.
-"""
-
-import contextlib
-import hashlib
-import http.client
-import os
-import random
-import signal
-import threading
-import time
+import itertools
+import shutil
 
 import pytest
 
-from appliance.bundles.state import States
-from appliance.library.manifest import Manifest
-from appliance.library.names import ModelName
-from tests.fakes.gguf_builder import tiny_llama_bytes
-from tests.fakes.waiting import wait_for
-from tests.integration.bundle_box import SMOKE, says
-
-KILLS = int(os.environ.get("HEARTH_TEST_KILLS", "25"))
-WEIGHTS = [tiny_llama_bytes(seed=seed) for seed in range(3)]
+from appliance.trust.errors import TrustError
+from tests.integration.publisher import NAME, Client, DyingDisk, PowerCut, founded
+from tools.bundles import changes
+from tools.bundles.repository import RepositoryFolder
 
 
-def kill(service):
-    service.process.send_signal(signal.SIGKILL)
-    service.process.wait(timeout=30)
+def release(shop):
+    shop.folder.add_target("acme", "acme/m/1", b"x", [shop.keys["acme"]])
+    return ["online"]
 
 
-def begin(box, **fields):
-    """Ask for an install in a thread that nobody waits for long: the service will die."""
-
-    def ask():
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            box.service.call("POST", "/api/pull", {"model": box.name(), **fields})
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread
+def new_publisher(shop):
+    changes.add_publisher(shop.folder, "lab", ["lab/*/*"], [shop.add_key("lab")])
+    shop.sign("targets", "alice-targets", "bob-targets")
+    shop.sign("lab", "lab")
+    return ["online"]
 
 
-def check_whole(box):
-    """What is on the disk of a dead box: readable, and its model complete to the last byte.
+def other_officer(shop):
+    keys = {"root": shop.add_key("dave"), "targets": shop.add_key("dave-targets")}
+    changes.rotate_officers(shop.folder, "carol", keys, {})
+    shop.sign("root", "alice", "bob")
+    shop.sign("targets", "alice-targets", "bob-targets")
+    return ["online"]
 
-    The manifest may be a step behind the state; the next start brings it there.
+
+def other_online_key(shop):
+    changes.rotate_online(shop.folder, shop.add_key("online-2"))
+    shop.sign("root", "alice", "bob")
+    return ["online-2", "online"]
+
+
+def dead_after(shop, renames, folder, signers):
+    """A copy of the shop whose publisher dies after so many renames; whether it did."""
+    shutil.copytree(shop.metadata.parent, folder)
+    dying = RepositoryFolder(folder / "metadata", disk=DyingDisk(renames))
+    try:
+        dying.publish(signers[0], former=signers[1:])
+    except PowerCut:
+        return True
+    return False
+
+
+def boxes(shop, folder, tmp_path, number):
+    """One that has seen the old state, and one that comes new."""
+    old = Client(tmp_path / f"old{number}", shop.metadata)
+    old.refresh(NAME)
+    old.metadata = folder / "metadata"
+    return [old, Client(tmp_path / f"new{number}", folder / "metadata")]
+
+
+@pytest.mark.parametrize("change", [release, new_publisher, other_officer, other_online_key])
+def test_boxes_accept_what_a_publisher_left_who_died(tmp_path, change):
+    shop = founded(tmp_path / "site")
+    signers = [shop.keys[name] for name in change(shop)]
+    seen = set()
+    for number in itertools.count():
+        folder = tmp_path / f"dead{number}"
+        died = dead_after(shop, number, folder, signers)
+        for box in boxes(shop, folder, tmp_path, number):
+            seen.add(tuple(sorted(box.refresh(NAME).versions.items())))
+        if not died:
+            break
+        again = RepositoryFolder(folder / "metadata")
+        again.publish(signers[0], former=signers[1:])
+        for box in boxes(shop, folder, tmp_path, f"{number}-again"):
+            assert box.refresh(NAME).targets[NAME].length == 3
+        assert again.check() == []
+        assert not list(folder.rglob(".*"))
+        assert not list((folder / "draft").iterdir())
+    assert number >= 3
+    assert len(seen) >= 2
+
+
+def test_a_lost_online_key_leaves_one_moment_and_the_next_try_mends_it(tmp_path):
+    """No file can be signed by a key that is lost, so a box may meet the root without the rest.
+
+    It keeps what it has, and is told to try again.
     """
-    state = States(box.service.state / "bundles").get(ModelName.parse(box.name()))
-    assert state.active is not None
-    folder = box.service.state / "models/blobs"
-    for kept in state.kept:
-        for digest in kept.blobs:
-            data = (folder / digest.replace(":", "-")).read_bytes()
-            assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
-    manifest = Manifest.parse(box.manifest_file().read_bytes())
-    assert all(box.has_blob(digest) for digest in manifest.digests)
-    return state
+    shop = founded(tmp_path / "site")
+    new, _lost = [shop.keys[name] for name in other_online_key(shop)]
+    codes = []
+    for number in itertools.count():
+        folder = tmp_path / f"dead{number}"
+        died = dead_after(shop, number, folder, [new])
+        box = boxes(shop, folder, tmp_path, number)[0]
+        try:
+            box.refresh(NAME)
+        except TrustError as error:
+            codes.append(error.code)
+        RepositoryFolder(folder / "metadata").publish(new)
+        assert box.refresh(NAME).versions["root"] == 2
+        if not died:
+            break
+    assert set(codes) == {"signature"}
 
 
-@pytest.mark.timeout(120 + 6 * KILLS)
-def test_random_kills_leave_the_old_release_or_the_new(start_box, start_service):
-    rng = random.Random(KILLS)
-    box = start_box()
-    texts = {"0": "Be number 0."}
-    box.publish("0", texts["0"], smoke=says(texts["0"]))
-    started = time.monotonic()
-    box.install()
-    whole_s = time.monotonic() - started
-    before, changed = "0", 0
-    for number in range(1, KILLS + 1):
-        version = str(number)
-        texts[version] = f"Be number {version}."
-        weights = WEIGHTS[number % len(WEIGHTS)]
-        box.publish(version, texts[version], weights=weights, smoke=says(texts[version]))
-        asking = begin(box, retry=True)
-        time.sleep(rng.uniform(0, 1.5 * whole_s))
-        kill(box.service)
-        asking.join(30)
-        state = check_whole(box)
-        assert state.active.version in {before, version}
-        box.service = start_service(box.service.state)
-        answer = box.ask()
-        assert texts[state.active.version] in answer
-        assert box.show()["version"] == state.active.version
-        changed += state.active.version == version
-        before = state.active.version
-    print(f"kills={KILLS} new={changed} old={KILLS - changed}")
-    assert box.install(retry=True)[-1] == "success"
-    assert texts[str(KILLS)] in box.ask()
-
-
-@pytest.fixture
-def dying(start_box, start_service):
-    """A box that serves 1.0.0, and a way to kill and start it in the smoke tests of 2.0.0."""
-    box = start_box()
-    box.publish("1.0.0", "Be old.")
-    box.install()
-    test = SMOKE["tests"][0] | {"timeout_s": 600}
-    box.publish("2.0.0", "[[slow 400]] Be new.", smoke={"tests": [test]})
-
-    def die():
-        asking = begin(box)
-        wait_for(lambda: (box.state()["staged"] or {}).get("is_testing"))
-        kill(box.service)
-        asking.join(30)
-        check_whole(box)
-        box.service = start_service(box.service.state)
-
-    return box, die
-
-
-def test_tests_that_are_cut_short_twice_make_a_release_bad(dying):
-    box, die = dying
-    die()
-    shown = box.show()
-    assert (shown["state"], shown["attempts"], shown["bad"]) == ("staged", 1, [])
-    assert "Be old." in box.ask()
-    die()
-    shown = box.show()
-    assert (shown["state"], shown["staged"]) == ("failed", None)
-    assert "cut short twice" in shown["bad"][0]["reason"]
-    assert "Be old." in box.ask()
-    assert box.refused()[0] == "activation_failed"
-
-
-def test_a_stop_of_the_service_says_nothing_about_the_release(dying, start_service):
-    box, _ = dying
-    asking = begin(box)
-    wait_for(lambda: (box.state()["staged"] or {}).get("is_testing"))
-    assert box.service.stop() == 0
-    asking.join(30)
-    assert box.state()["staged"] == {**box.state()["staged"], "attempts": 0, "is_testing": False}
-    box.service = start_service(box.service.state)
-    before = box.web.content_bytes
-    box.publish("2.0.0", "[[slow 1]] Be new.")
-    box.install()
-    assert "Be new." in box.ask()
-    assert box.web.content_bytes - before < 3000
-
-
-def test_the_state_wins_over_the_manifest(start_box, start_service):
-    """As if the power went between the commit and what follows from it."""
-    box = start_box()
-    box.publish("1.0.0", "Be old.")
-    box.install()
-    old = box.manifest_file().read_bytes()
-    box.publish("2.0.0", "Be new.")
-    box.install()
-    new = box.manifest_file().read_bytes()
-    for wrong in (old, b"torn"):
-        kill(box.service)
-        box.manifest_file().write_bytes(wrong)
-        box.service = start_service(box.service.state)
-        assert box.manifest_file().read_bytes() == new
-        assert "Be new." in box.ask()
-    kill(box.service)
-    box.manifest_file().unlink()
-    box.service = start_service(box.service.state)
-    assert "Be new." in box.ask()
-
-
-DAMAGE = {
-    "torn": lambda data: data[: len(data) // 2],
-    "flipped": lambda data: data.replace(b'"1.0.0"', b'"1.0.1"'),
-    "empty": lambda _: b"",
-    "not ours": lambda _: b"{}",
-}
-
-
-@pytest.mark.parametrize("how", ["torn", "flipped", "empty", "not ours"])
-def test_a_damaged_state_is_one_clear_error_and_loses_nothing(start_box, start_service, how):
-    box = start_box()
-    box.publish("1.0.0", "Be old.")
-    box.install()
-    box.publish("2.0.0", "Be new.")
-    box.install()
-    kept = {*box.state()["active"]["blobs"], *box.state()["previous"]["blobs"]}
-    box.service.stop()
-    path = box.state_file()
-    path.write_bytes(DAMAGE[how](path.read_bytes()))
-    folder = box.service.state / "models/blobs"
-    for blob in folder.iterdir():
-        os.utime(blob, (1, 1))
-    box.service = start_service(box.service.state)
-    assert "Be new." in box.ask()  # it serves on
-    assert {digest.replace(":", "-") for digest in kept} <= {p.name for p in folder.iterdir()}
-    for status, body in (
-        box.service.call("GET", f"/hearth/v1/bundles/show?model={box.name()}"),
-        box.act("rollback"),
-    ):
-        assert (status, body["code"]) == (500, "library_error")
-        assert "damaged" in body["error"]
-        assert "--retry" in body["hint"]
-    assert "damaged" in box.service.call("GET", "/hearth/v1/bundles")[1]["problems"][0]
-    assert box.refused()[0] == "library_error"
-    box.install(retry=True)
-    assert (box.show()["version"], box.show()["state"]) == ("2.0.0", "active")
-    assert "Be new." in box.ask()
+def test_a_copy_that_breaks_off_is_accepted_too(tmp_path):
+    shop = founded(tmp_path / "site")
+    first = RepositoryFolder(shop.metadata)
+    for number in itertools.count():
+        copy = tmp_path / f"web{number}"
+        first.copy_to(copy)
+        shop.release("acme/m/1", str(number).encode())
+        dying = RepositoryFolder(shop.metadata, disk=DyingDisk(number))
+        box = Client(tmp_path / f"box{number}", copy)
+        box.refresh(NAME)
+        try:
+            dying.copy_to(copy)
+        except PowerCut:
+            box.refresh(NAME)
+            continue
+        break
+    assert number == 3
