@@ -23,6 +23,8 @@ VERBS = {
     "cp": "appliance.cli.models:cp",
     "rm": "appliance.cli.models:rm",
     "stop": "appliance.cli.models:stop",
+    "import": "appliance.cli.media:import_models",
+    "export": "appliance.cli.media:export_models",
     "trust": "appliance.cli.trust:trust",
     "scrub": "appliance.cli.scrub:scrub",
     "status": "appliance.cli.status:status",
