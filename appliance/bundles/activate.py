@@ -21,7 +21,7 @@ from appliance.bundles.state import (
     Staged,
     States,
 )
-from appliance.errors import ActivationError
+from appliance.errors import ActivationError, LibraryError, ModelNotFoundError
 from appliance.library.library import Library
 from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest
 from appliance.library.names import ModelName
@@ -185,5 +185,12 @@ class Activator:
             return
         digest = Digest.parse(state.active.manifest)
         data = self.library.blobs.read(digest, MAX_MANIFEST_BYTES)
-        if not self.library.has(name) or self.library.read_manifest(name) != data:
+        if self._manifest(name) != data:
             self.library.write_manifest(name, data)
+
+    def _manifest(self, name: ModelName) -> bytes:
+        """What lies under `name`; empty if that is nothing, or damaged."""
+        try:
+            return self.library.read_manifest(name)
+        except (ModelNotFoundError, LibraryError):
+            return b""

@@ -138,7 +138,11 @@ def _signer(layout: Layout, repositories: Repositories, name: ModelName, entry: 
     repository = decision.repository
     assert repository is not None
     if not entry.is_release:
-        policy.require_unsigned(name)
+        raise PolicyRefusedError(
+            f"{entry.ref} is unsigned on the medium, and {repository} owns the name: it comes signed"
+            " or not at all",
+            rule="owned",
+        )
     if repository not in layout.repositories():
         raise TrustError.of(
             TrustCode.INCOMPLETE,

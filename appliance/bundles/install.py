@@ -222,10 +222,10 @@ class Installer:
     async def _read(self, wish: Wish, variant: Variant) -> Parts:
         documents = self._documents(wish)
         release, index = await documents.release(wish.index, wish.length)
-        manifest, data = await documents.manifest(variant.digest, self.max_blob_bytes)
+        manifest, data = await documents.manifest(variant, self.max_blob_bytes)
         extras, extras_data = None, b""
         if release.extras is not None:
-            extras, extras_data = await documents.extras(release.extras.digest)
+            extras, extras_data = await documents.extras(release.extras)
         return Parts(index, release, variant, data, manifest, extras_data, extras)
 
     async def _gather(self, wish: Wish, parts: Parts, tell: Tell) -> None:

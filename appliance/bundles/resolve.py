@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
-from appliance.bundles.release import MAX_INDEX_BYTES, Extras, Release
+from appliance.bundles.release import MAX_INDEX_BYTES, Extras, Release, Variant
 from appliance.errors import (
     DownloadCorruptError,
     LibraryError,
@@ -18,7 +18,7 @@ from appliance.errors import (
     UnsupportedError,
 )
 from appliance.library.library import Library
-from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Manifest
+from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Layer, Manifest
 from appliance.library.names import ModelName
 from appliance.transfer.content import Content
 from appliance.transfer.pull import check_manifest
@@ -82,15 +82,15 @@ class Documents:
         data = await self.get(digest, min(max_bytes, MAX_INDEX_BYTES))
         return await _parsed(Release.parse, data), data
 
-    async def extras(self, digest: Digest) -> tuple[Extras, bytes]:
+    async def extras(self, layer: Layer) -> tuple[Extras, bytes]:
         """As `release`."""
-        data = await self.get(digest, MAX_INDEX_BYTES)
+        data = await self.get(layer.digest, min(layer.size, MAX_INDEX_BYTES))
         return await _parsed(Extras.parse, data), data
 
-    async def manifest(self, digest: Digest, max_blob_bytes: int) -> tuple[Manifest, bytes]:
-        """As `release`; RegistryError for one that a box cannot use."""
-        data = await self.get(digest, MAX_MANIFEST_BYTES)
-        return await asyncio.to_thread(check_manifest, data, max_blob_bytes), data
+    async def manifest(self, variant: Variant, max_blob_bytes: int) -> tuple[Manifest, bytes]:
+        """As `release`; it describes one GGUF model."""
+        data = await self.get(variant.digest, min(variant.size, MAX_MANIFEST_BYTES))
+        return await _parsed(lambda text: check_manifest(text, max_blob_bytes), data), data
 
     async def get(self, digest: Digest, max_bytes: int) -> bytes:
         """Raises TrustError (digest) for wrong bytes, else the last source's RegistryError."""
@@ -122,6 +122,8 @@ async def first_of(contents: Sequence[Content], attempt: Callable[[Content], Awa
             last = error
     if isinstance(last, DownloadCorruptError):
         raise TrustError.of(TrustCode.DIGEST, str(last)) from last
+    if last is not None:
+        last.hint = last.hint or "another source may have it; `hearth trust show` lists them"
     raise last or RegistryError(
         "there is no address to get releases from",
         hint="import a stick, or enrol the repository with --content",
@@ -155,5 +157,7 @@ async def _parsed(parse: Callable[[bytes], T], data: bytes) -> T:
     """What was signed but is not usable is the publisher's mistake."""
     try:
         return await asyncio.to_thread(parse, data)
-    except LibraryError as error:
-        raise TrustError.of(TrustCode.MALFORMED, str(error), hint=error.hint) from error
+    except (LibraryError, RegistryError) as error:
+        raise TrustError.of(
+            TrustCode.MALFORMED, str(error), hint=error.hint or "its publisher must repair it"
+        ) from error

@@ -26,6 +26,7 @@ VERBS = {
     "import": "appliance.cli.media:import_models",
     "export": "appliance.cli.media:export_models",
     "trust": "appliance.cli.trust:trust",
+    "bundle": "appliance.cli.bundle:bundle",
     "scrub": "appliance.cli.scrub:scrub",
     "status": "appliance.cli.status:status",
     "config": "appliance.cli.status:config",

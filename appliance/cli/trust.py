@@ -75,6 +75,12 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--fingerprint", help="Enrol without asking if the root has this fingerprint")
 @click.option("--site", "is_site", is_flag=True, help="Make it the site's own: signed models only")
 @click.option(
+    "--content",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Get releases from this address: https://host/path or registry+https://host",
+)
+@click.option(
     "--freshness-days",
     type=click.IntRange(min=0),
     default=14,
@@ -87,12 +93,14 @@ def add(
     names: tuple[str, ...],
     fingerprint: str | None,
     is_site: bool,
+    content: tuple[str, ...],
     freshness_days: int,
 ) -> None:
     """Enrol a repository after you compared its fingerprint
 
     SOURCE is the repository's http or https address, a stick or folder that holds it, or a
-    root.json file.
+    root.json file. An address that holds /tuf/ lies in a published folder, and releases are had
+    from there too.
     """
     from appliance.trust.repositories import Repository, read_root
 
@@ -103,6 +111,7 @@ def add(
         metadata_url=source if is_url else "",
         freshness_s=freshness_days * DAY_S,
         is_site=is_site,
+        content=content,
     )
     candidate = read_root(_fetch(source) if is_url else _read(Path(source), name))
     confirmed = fingerprint or _confirmed(repository, candidate)
@@ -149,6 +158,7 @@ def _summary(repositories: Repositories, repository: Repository) -> Json:
         "names": list(repository.names),
         "fingerprint": repositories.fingerprint(repository.name),
         "metadata_url": repository.metadata_url,
+        "content": list(repository.addresses),
         "freshness_days": repository.freshness_s // DAY_S,
         "site": repository.is_site,
     }
@@ -163,6 +173,7 @@ def _facts(body: Json) -> list[list[str]]:
         ["", "fingerprint", body["fingerprint"]],
         ["", "owns", " ".join(body["names"])],
         ["", "address", body["metadata_url"] or "none: by removable media"],
+        ["", "releases", " ".join(body["content"]) or "none: by removable media"],
         ["", "freshness", f"{body['freshness_days']} days" if body["freshness_days"] else "off"],
         ["", "newest word", body["issued"] or "it does not say"],
         ["", "clock", f"{body['clock']['state']}, {body['clock']['now']}"],

@@ -8,6 +8,7 @@ import asyncio
 import json
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -65,12 +66,12 @@ class Publisher:
             self.documents[str(digest)] = media_type
         return Layer(media_type, digest, len(data))
 
-    def variant(self, weights, system="", template="", name="f32", **facts):
+    def variant(self, weights, system="", template="", name="f32", config=CONFIG, **facts):
         """A variant's manifest and all its parts."""
         layers = [self.put(weights, MODEL_TYPE)]
         layers += [self.put(system.encode(), SYSTEM_TYPE)] if system else []
         layers += [self.put(template.encode(), TEMPLATE_TYPE)] if template else []
-        manifest = Manifest(self.put(CONFIG, CONFIG_TYPE), tuple(layers)).encode()
+        manifest = Manifest(self.put(config, CONFIG_TYPE), tuple(layers)).encode()
         described = self.put(manifest, MANIFEST_TYPE)
         known = {"engine", "context", "quant", "rank"}
         return Variant(
@@ -152,14 +153,13 @@ def _send(method, url, data, media_type="application/octet-stream"):
 
 
 class WebRoot:
-    """A web server over a folder. `sent` counts bytes by path, `wrong` overrides files by path,
-    `gate` when set holds back the answers for blobs until it is opened."""
+    """A web server over a folder. `sent` counts bytes by path; `wrong` overrides files by path,
+    None takes them away."""
 
     def __init__(self, folder):
         self.folder = folder
         self.sent = {}
         self.wrong = {}
-        self.gate = None
         self.url = ""
 
     def app(self):
@@ -170,10 +170,9 @@ class WebRoot:
 
     async def _file(self, request):
         path = request.match_info["path"]
-        if self.gate is not None and path.startswith("blobs/"):
-            await self.gate.wait()
         if path in self.wrong:
-            return web.Response(body=self.wrong[path])
+            data = self.wrong[path]
+            return web.Response(status=404) if data is None else web.Response(body=data)
         file = self.folder / path
         return web.FileResponse(file) if file.is_file() else web.Response(status=404)
 
@@ -187,8 +186,12 @@ class WebRoot:
         """What was sent of releases, metadata not counted."""
         return sum(size for path, size in self.sent.items() if path.startswith("blobs/"))
 
-    def blob_path(self, digest):
-        return f"blobs/sha256/{digest.hex}"
+
+def _all_started(executor, count):
+    """No test may find more threads at its end than at its start, so all begin now."""
+    barrier = threading.Barrier(count)
+    list(executor.map(lambda _: barrier.wait(), range(count)))
+    return executor
 
 
 @contextmanager
@@ -196,6 +199,7 @@ def web_root(folder):
     """A WebRoot in a thread of its own; its `url` is the folder's address, without a slash."""
     root = WebRoot(folder)
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(_all_started(ThreadPoolExecutor(4, "web-root-file"), 4))
     thread = threading.Thread(target=loop.run_forever, name="web-root")
     thread.start()
 
