@@ -139,8 +139,8 @@ def _signer(layout: Layout, repositories: Repositories, name: ModelName, entry: 
     assert repository is not None
     if not entry.is_release:
         raise PolicyRefusedError(
-            f"{entry.ref} is unsigned on the medium, and {repository} owns the name: it comes signed"
-            " or not at all",
+            f"{entry.ref} is unsigned on the medium, and {repository} owns the name: it comes"
+            " signed or not at all",
             rule="owned",
         )
     if repository not in layout.repositories():

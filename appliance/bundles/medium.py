@@ -11,7 +11,13 @@ from pathlib import Path
 
 from appliance.bundles.layout import Layout
 from appliance.bundles.release import MAX_INDEX_BYTES, Extras, Release
-from appliance.errors import BadRequestError, LibraryError, RegistryError, RegistryNotFoundError
+from appliance.errors import (
+    BadRequestError,
+    LibraryError,
+    RegistryError,
+    RegistryNotFoundError,
+    RegistryUnreachableError,
+)
 from appliance.library.blobs import BlobStore
 from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Layer, Manifest
 from appliance.library.names import ModelName
@@ -32,6 +38,8 @@ def find_layout(path: Path) -> Layout:
         layout = Layout(root)
         try:
             layout.check()
+        except RegistryUnreachableError:
+            raise
         except RegistryError:
             continue
         return layout

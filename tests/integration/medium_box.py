@@ -9,13 +9,13 @@ from appliance.bundles.layout import Layout
 from appliance.library.manifest import CONFIG_TYPE, MANIFEST_TYPE, MODEL_TYPE, Digest, Manifest
 from appliance.trust.repositories import Repositories, Repository, read_root
 from tests.fakes.gguf_builder import tiny_llama_bytes
-from tests.fakes.publisher import CONFIG, MODEL, Publisher
+from tests.fakes.publisher import CONFIG, MODEL
 from tests.fakes.tuf_repository import tree
-from tests.integration.bundle_box import NAME, Box
 from tests.integration.cli_process import Command
 from tests.integration.raw_http import send
 
 WEIGHTS = tiny_llama_bytes()
+NAME = f"{MODEL}:latest"
 
 
 def enrol_offline(state, publisher, names=("acme/*",), **fields):
@@ -61,12 +61,10 @@ def copied(publisher, medium):
 
 
 @dataclass
-class OfflineBox(Box):
+class OfflineBox:
     """A running service that gets everything by medium."""
 
-    publisher: Publisher
     service: Any
-    web: Any = None
 
     @property
     def hearth(self):
@@ -90,6 +88,21 @@ class OfflineBox(Box):
         assert "error" in last, last
         return last
 
+    def ask(self, prompt="hi", name=NAME):
+        """What the model answers; with the echo engine that is its prompt, system text included."""
+        body = {"model": name, "messages": [{"role": "user", "content": prompt}], "stream": False}
+        reply = send(self.service, "POST", "/api/chat", body=body)
+        return reply.json["message"]["content"] if reply.status == 200 else str(reply.json)
+
+    def version(self, name=NAME):
+        """The release that is active."""
+        return self.service.call("GET", f"/hearth/v1/bundles/show?model={name}")[1]["version"]
+
+    def signed(self):
+        """The names of all signed models."""
+        bundles = self.service.call("GET", "/hearth/v1/bundles")[1]["bundles"]
+        return [bundle["model"] for bundle in bundles]
+
     def everything(self):
         """Every byte of trust, states, manifests and blobs, but for locks."""
         folders = ("trust", "bundles", "models")
@@ -99,6 +112,3 @@ class OfflineBox(Box):
             for name, data in tree(self.service.state / folder).items()
         }
         return {name: data for name, data in found.items() if not name.endswith("/lock")}
-
-
-__all__ = ["NAME", "WEIGHTS", "OfflineBox"]

@@ -7,8 +7,8 @@ import pytest
 
 from appliance.bundles.layout import Layout
 from tests.fakes.publisher import Publisher
-from tests.integration.bundle_box import NAME, OTHER, says
-from tests.integration.medium_box import OfflineBox, copied, enrol_offline, publish
+from tests.integration.bundle_box import says
+from tests.integration.medium_box import NAME, OfflineBox, copied, enrol_offline, publish
 
 VERSION = "acme/assistant:1.0.0"
 
@@ -25,7 +25,7 @@ def new_box(publisher, tmp_path, start_service):
     def make(name="box", **fields):
         state = tmp_path / name
         enrol_offline(state, publisher, **fields)
-        return OfflineBox(publisher=publisher, service=start_service(state))
+        return OfflineBox(start_service(state))
 
     return make
 
@@ -54,8 +54,8 @@ def test_one_box_supplies_another(new_box, stick, tmp_path):
 
     assert "success" in second.hearth("import", tmp_path / "usb").stderr
     assert "Be kind." in second.ask()
-    assert second.show()["version"] == "1.0.0"
-    assert second.show(VERSION)["version"] == "1.0.0"
+    assert second.version() == "1.0.0"
+    assert second.version(VERSION) == "1.0.0"
     # and from there to the next, by what the second knows
     (tmp_path / "usb2").mkdir()
     second.hearth("export", VERSION, tmp_path / "usb2")
@@ -74,18 +74,12 @@ def test_without_names_everything_that_is_ours_comes(box, publisher, stick, tmp_
     medium = copied(publisher, tmp_path / "two")
     statuses = box.imported(medium)
     assert "skipped rival/thing:1.0.0: no enrolled repository signs rival/thing:1.0.0" in statuses
-    names = [
-        state["model"] for state in box.service.call("GET", "/hearth/v1/bundles")[1]["bundles"]
-    ]
-    assert names == [OTHER, NAME, "acme/scribe:2.0.0"]
+    assert box.signed() == [VERSION, NAME, "acme/scribe:2.0.0"]
 
 
 def test_with_names_nothing_else_comes(box, stick):
     box.imported(stick, VERSION)
-    names = [
-        state["model"] for state in box.service.call("GET", "/hearth/v1/bundles")[1]["bundles"]
-    ]
-    assert names == [VERSION]
+    assert box.signed() == [VERSION]
     missing = box.not_imported(stick, "acme/other")
     assert missing["code"] == "registry_not_found"
     assert VERSION in missing["hint"]
@@ -203,7 +197,7 @@ def _needed(medium):
 
 
 def test_a_stranger_s_stick_says_how_to_enrol(tmp_path, stick, start_service):
-    box = OfflineBox(publisher=None, service=start_service())
+    box = OfflineBox(start_service())
     refusal = box.not_imported(stick)
     assert refusal["code"] == "policy"
     assert "no enrolled repository signs acme/assistant:1.0.0" in refusal["error"]
@@ -215,7 +209,7 @@ def test_a_stranger_s_stick_says_how_to_enrol(tmp_path, stick, start_service):
 def test_trust_is_added_from_a_stick(publisher, stick, tmp_path, start_service):
     from appliance.trust.repositories import read_root
 
-    box = OfflineBox(publisher=publisher, service=start_service(tmp_path / "box"))
+    box = OfflineBox(start_service(tmp_path / "box"))
     fingerprint = read_root(publisher.root).fingerprint
     for number, place in enumerate((stick, stick / "hearth", stick / "hearth/tuf/acme/metadata")):
         add = ("trust", "add", "acme", place, "--names", f"acme{number}/*", "--fingerprint")

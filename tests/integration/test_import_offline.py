@@ -14,9 +14,9 @@ import pytest
 
 from appliance.trust.repositories import read_root
 from tests.fakes.publisher import Publisher
-from tests.integration.bundle_box import NAME, says
+from tests.integration.bundle_box import says
 from tests.integration.cli_process import HEARTH
-from tests.integration.medium_box import OfflineBox, copied, enrol_offline, publish
+from tests.integration.medium_box import NAME, OfflineBox, copied, enrol_offline, publish
 
 PORT = 11434  # its own in every namespace
 START_LIMIT_S = 30
@@ -80,7 +80,7 @@ def test_a_release_comes_by_stick_into_a_box_without_a_network(cut_off, tmp_path
     fingerprint = read_root(publisher.root).fingerprint
     publish(publisher, "1.0.0", "Be kind.", "latest", smoke=says("Be kind."))
     enrol_offline(tmp_path / "connected", publisher)
-    connected = OfflineBox(publisher=publisher, service=start_service(tmp_path / "connected"))
+    connected = OfflineBox(start_service(tmp_path / "connected"))
     connected.imported(copied(publisher, tmp_path / "from-publisher"), NAME)
     stick = tmp_path / "stick"
     stick.mkdir()
