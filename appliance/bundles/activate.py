@@ -108,7 +108,9 @@ def roll_back(state: BundleState, now_s: int, reason: str = _LEFT) -> BundleStat
         revoked="",
         is_stopped=False,
     )
-    return after if left is None else fail(after, failure_of(left, reason, now_s))
+    if left is None:
+        return after
+    return replace(fail(after, failure_of(left, reason, now_s)), failure=None)  # it was meant so
 
 
 def pin(state: BundleState, version: str) -> BundleState:

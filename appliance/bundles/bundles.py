@@ -198,7 +198,8 @@ class Bundles:
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
             tell(Progress("success"))
             return
-        release = await self._installer.release(wish)
+        signed = await self._installer.release(wish)
+        release, _ = signed
         target = await self._version_target(repository, origin, wish, release.version)
         assert word.trusted is not None  # the target was listed
         require_fresh(
@@ -208,13 +209,18 @@ class Bundles:
             repository.freshness_s,
         )
         choice = await self._installer.choose(wish, release, state)
+        taken = choice.require()
         await asyncio.to_thread(self._record, name, state)
-        await self._stage(wish, partial(self._installer.stage, wish, choice, target, tell))
-        tokens_per_s = await self._installer.prove(wish, tell)
+        await self._stage(wish, partial(self._installer.stage, wish, signed, choice, target, tell))
+        active = state.active
+        if active is not None and (active.index, active.variant) == (str(wish.index), taken.name):
+            tokens_per_s = active.tokens_per_s  # it has proven itself, only parts of it were gone
+        else:
+            tokens_per_s = await self._installer.prove(wish, tell)
         await self._installer.activate(name, tokens_per_s, tell)
         log.info(
             "installed model=%s version=%s variant=%s repository=%s tokens_per_s=%.1f",
-            *(name.short, release.version, choice.require().name, repository.name, tokens_per_s),
+            *(name.short, release.version, taken.name, repository.name, tokens_per_s),
         )
         tell(Progress("success"))
 

@@ -139,11 +139,11 @@ class Installer:
     max_blob_bytes: int
     fetch_timeout_s: float
 
-    async def release(self, wish: Wish) -> Release:
-        """The signed index; raises TrustError, RegistryError, UnsupportedError."""
-        release, _ = await self._documents(wish).release(wish.index, wish.length)
+    async def release(self, wish: Wish) -> tuple[Release, bytes]:
+        """The signed index and its bytes; raises TrustError, RegistryError, UnsupportedError."""
+        release, data = await self._documents(wish).release(wish.index, wish.length)
         await asyncio.to_thread(require_hearth, release)
-        return release
+        return release, data
 
     async def choose(self, wish: Wish, release: Release, state: BundleState) -> VariantChoice:
         """Which variant; raises MemoryFitError with the reason of each if none fits, and
@@ -157,12 +157,19 @@ class Installer:
             raise refused(wish.name, bad)
         return choice
 
-    async def stage(self, wish: Wish, choice: VariantChoice, target: str, tell: Tell) -> None:
+    async def stage(
+        self,
+        wish: Wish,
+        signed: tuple[Release, bytes],
+        choice: VariantChoice,
+        target: str,
+        tell: Tell,
+    ) -> None:
         """Have all parts here and say so in the state. What came before a failure is kept for the
         next try, and is wanted by nobody: garbage collection may take it after a while."""
         try:
             async with asyncio.timeout(self.fetch_timeout_s):
-                parts = await self._read(wish, choice.require())
+                parts = await self._read(wish, signed, choice.require())
                 async with self.gatherer.held(parts.digests):
                     await self._gather(wish, parts, tell)
                     kept = parts.kept(choice.reasons, target)
@@ -219,9 +226,9 @@ class Installer:
     def _documents(self, wish: Wish) -> Documents:
         return Documents(self.library, wish.contents, wish.repository)
 
-    async def _read(self, wish: Wish, variant: Variant) -> Parts:
+    async def _read(self, wish: Wish, signed: tuple[Release, bytes], variant: Variant) -> Parts:
         documents = self._documents(wish)
-        release, index = await documents.release(wish.index, wish.length)
+        release, index = signed
         manifest, data = await documents.manifest(variant, self.max_blob_bytes)
         extras, extras_data = None, b""
         if release.extras is not None:
