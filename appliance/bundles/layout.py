@@ -158,9 +158,7 @@ class Layout:
 
     def put_file(self, path: Path, digest: Digest) -> None:
         """Store a copy of `path`; raises DigestMismatchError, DiskFullError."""
-        with path.open("rb") as file:
-            chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-            self.put_chunks(digest, path.stat().st_size, chunks)
+        self.put_chunks(digest, path.stat().st_size, file_chunks(path))
 
     def put_chunks(self, digest: Digest, size: int, chunks: Iterable[bytes]) -> None:
         """Store a blob of `size` bytes, unless one of that size is there. Writes every byte once.
@@ -307,6 +305,13 @@ class Layout:
         if not _REPOSITORY.fullmatch(repository):
             raise _bad(f"{repository[:60]!r} is not a repository's name")
         return f"tuf/{repository}/metadata"
+
+
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file of our own."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _entry(raw: Mapping[str, Any]) -> Entry | None:

@@ -19,6 +19,8 @@ VERBS = {
     "cp": "appliance.cli.models:cp",
     "rm": "appliance.cli.models:rm",
     "stop": "appliance.cli.models:stop",
+    "import": "appliance.cli.media:import_models",
+    "export": "appliance.cli.media:export_models",
     "trust": "appliance.cli.trust:trust",
     "bundle": "appliance.cli.bundle:bundle",
     "scrub": "appliance.cli.scrub:scrub",

@@ -16,12 +16,14 @@ import click
 from appliance.cli.client import Json
 from appliance.cli.table import render_table
 from appliance.cli.verb import answers_json, print_json
+from appliance.errors import RegistryNotFoundError
 
 if TYPE_CHECKING:
     from appliance.trust.repositories import Candidate, Repositories, Repository
 
 DAY_S = 86_400
 _FETCH_TIMEOUT_S = 20
+_FIRST_ROOT = "1.root.json"
 
 
 @click.group("trust")
@@ -96,8 +98,9 @@ def add(
 ) -> None:
     """Enrol a repository after you compared its fingerprint
 
-    SOURCE is the repository's http or https address, a folder (a stick) or a root.json file. An
-    address that holds /tuf/ lies in a published folder, and releases are had from there too.
+    SOURCE is the repository's http or https address, a stick or folder that holds it, or a
+    root.json file. An address that holds /tuf/ lies in a published folder, and releases are had
+    from there too.
     """
     from appliance.trust.repositories import Repository, read_root
 
@@ -110,7 +113,7 @@ def add(
         is_site=is_site,
         content=content,
     )
-    candidate = read_root(_fetch(source) if is_url else _read(Path(source)))
+    candidate = read_root(_fetch(source) if is_url else _read(Path(source), name))
     confirmed = fingerprint or _confirmed(repository, candidate)
     _repositories().enrol(repository, candidate.root, confirmed)
     click.echo(f"{name} may now sign {' '.join(names)}")
@@ -182,12 +185,24 @@ def _moment(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _read(path: Path) -> bytes:
-    """A root from a file, or the first one of a folder of metadata; at most one byte too many."""
+def _read(path: Path, name: str) -> bytes:
+    """A root from a file, or the first one of a folder: of metadata, of a published folder that
+    has the repository's, or of a stick with one. Reading a stick is confined (bundles/)."""
+    from appliance.bundles.confined import ConfinedFolder
+    from appliance.bundles.medium import FOLDER
     from appliance.trust.repositories import MAX_ROOT_BYTES
 
-    with (path / "1.root.json" if path.is_dir() else path).open("rb") as file:
-        return file.read(MAX_ROOT_BYTES + 1)
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return file.read(MAX_ROOT_BYTES + 1)
+    folder, below = ConfinedFolder(path.resolve()), f"tuf/{name}/metadata/"
+    for place in ("", below, f"{FOLDER}/{below}"):
+        if folder.has(f"{place}{_FIRST_ROOT}"):
+            return folder.read(f"{place}{_FIRST_ROOT}", MAX_ROOT_BYTES)
+    raise RegistryNotFoundError(
+        f"{path} has no root of {name}: neither {_FIRST_ROOT} nor {below}{_FIRST_ROOT}",
+        hint="NAME must be what the publisher calls the repository, as in the folder `tuf`",
+    )
 
 
 def _fetch(url: str) -> bytes:
@@ -196,7 +211,7 @@ def _fetch(url: str) -> bytes:
 
     from appliance.trust.repositories import MAX_ROOT_BYTES
 
-    first = f"{url.rstrip('/')}/1.root.json"
+    first = f"{url.rstrip('/')}/{_FIRST_ROOT}"
     with urlopen(first, timeout=_FETCH_TIMEOUT_S) as answer:  # noqa: S310 - http or https
         data: bytes = answer.read(MAX_ROOT_BYTES + 1)
     return data

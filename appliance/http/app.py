@@ -9,11 +9,14 @@ import socket
 from aiohttp import web
 
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.export import Exporter
+from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
 from appliance.http import (
     admin,
     blobs,
+    media,
     ollama,
     ollama_models,
     ollama_transfer,
@@ -27,7 +30,9 @@ from appliance.http import (
 from appliance.http.context import (
     BUNDLES,
     CHAT,
+    EXPORTER,
     GUARD,
+    IMPORTER,
     LIBRARY,
     MODELS,
     REPOSITORIES,
@@ -71,6 +76,8 @@ def build_app(
     app[CHAT] = chat
     app[REPOSITORIES] = repositories
     app[BUNDLES] = bundles
+    app[IMPORTER] = Importer(library, repositories, bundles)
+    app[EXPORTER] = Exporter(library, repositories, bundles, settings.state)
     app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
@@ -95,6 +102,8 @@ def _own_routes() -> list[web.RouteDef]:
         web.post("/hearth/v1/bundles/rollback", bundle_routes.rollback),
         web.post("/hearth/v1/bundles/pin", bundle_routes.pin),
         web.post("/hearth/v1/bundles/unpin", bundle_routes.unpin),
+        web.post("/hearth/v1/import", media.bring),
+        web.post("/hearth/v1/export", media.export),
     ]
 
 

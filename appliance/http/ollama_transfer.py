@@ -39,7 +39,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     else:
         await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, name)
         lines = request.app[TRANSFERS].pull(reference)
-    return await report(request, _documents(lines), whole=not body.stream)
+    return await report(request, documents(lines), whole=not body.stream)
 
 
 @administrative
@@ -47,7 +47,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     """POST /api/push: send a model to its registry."""
     reference, body = await _read(request)
     lines = request.app[TRANSFERS].push(reference)
-    return await report(request, _documents(lines), whole=not body.stream)
+    return await report(request, documents(lines), whole=not body.stream)
 
 
 async def _read(request: web.Request) -> tuple[Reference, TransferBody]:
@@ -58,7 +58,8 @@ async def _read(request: web.Request) -> tuple[Reference, TransferBody]:
     return Reference.parse(body.typed, insecure=body.insecure), body
 
 
-async def _documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:
+async def documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:
+    """Status lines as JSON."""
     async with aclosing(lines):
         async for line in lines:
             yield msgspec.json.encode(_fields(line))
