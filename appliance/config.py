@@ -198,6 +198,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("scrub_days", "30", _whole(0, 3650),
             "every stored blob is read again within so many days, when idle; 0: never by itself"),
     Setting("scrub_mib_s", "10", _whole(1, 10_000), "how fast it is read, in MiB per second"),
+    Setting("revoked", "warn", _choice("warn", "replace", "stop"),
+            "what to do with an installed release that its publisher took back"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
     Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
@@ -243,6 +245,7 @@ class Settings:
     transfer_proxy: str = field(repr=False)
     scrub_days: int
     scrub_mib_s: int
+    revoked: str
     log_format: str
     log_level: str
     origins: Mapping[str, str] = field(default_factory=dict)

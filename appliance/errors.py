@@ -17,6 +17,7 @@
         RegistryUnreachableError  it did not answer, broke off or was busy; another try may do
         RegistryNotFoundError   it has no such model or blob
         DownloadCorruptError    it sent bytes that are not those of the digest
+      ActivationError           a release is here, but did not prove itself; the old one serves on
       MemoryFitError            the model does not fit into this machine
       OverloadedError           a queue is full or the service is stopping; try again later
       TemplateError             a chat template failed or went over its limits
@@ -139,6 +140,12 @@ class DownloadCorruptError(RegistryError):
     """What the registry sent does not hash to the digest that names it; nothing was kept."""
 
     code = "download_corrupt"
+
+
+class ActivationError(ApplianceError):
+    """A signed release was not made active; what was active before still is."""
+
+    code = "activation_failed"
 
 
 class MemoryFitError(ApplianceError):

@@ -14,6 +14,7 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.bundles.bundles import Bundles
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -26,6 +27,7 @@ from appliance.library.manifest import Digest
 from appliance.models.manager import Models
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
+from appliance.trust.repositories import Repositories
 
 log = logging.getLogger("hearth")
 
@@ -46,15 +48,19 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    library = await asyncio.to_thread(_open_library, settings)
+    library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
     state = ServiceState()
     models = Models(settings)
     transfers = Transfers(settings, library, models)
+    chat = ChatService(library, models)
+    repositories = Repositories(settings.state / "trust")
+    bundles = Bundles(settings, library, models, chat, transfers, repositories)
+    await asyncio.to_thread(_open_library, settings, library, bundles)
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
-    app = build_app(settings, library, models, ChatService(library, models), transfers, state)
+    app = build_app(settings, library, models, chat, transfers, repositories, bundles, state)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app,
@@ -66,6 +72,7 @@ async def _serve(settings: Settings) -> None:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
+        stack.push_async_callback(bundles.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
         state.ready = True
@@ -75,6 +82,7 @@ async def _serve(settings: Settings) -> None:
             caring = background.create_task(care.run_forever())
             await stop.wait()
             caring.cancel()
+            await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
@@ -86,11 +94,12 @@ def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Dige
     loop.call_soon_threadsafe(care.check_now, [digest])
 
 
-def _open_library(settings: Settings) -> Library:
-    """The model folder, swept and pruned; what is wrong with it is said, not fatal."""
+def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:
+    """Have the model folder agree with the signed releases, swept and pruned; what is wrong with
+    it is said, not fatal."""
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
-        library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
+        bundles.reconcile()
         library.prune()
         sweep_partials(library.blobs)
     except OSError as error:
@@ -101,7 +110,6 @@ def _open_library(settings: Settings) -> Library:
     install_once(library, settings.state)
     for problem in library.problems():
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
-    return library
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:

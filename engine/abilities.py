@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from engine.errors import ModelFormatError
 from engine.gguf import GGMLType, Header
 from engine.paged.arch import arch_spec
-from engine.paged.memory import plan_kv
+from engine.paged.memory import (
+    BLOCK_SIZE,
+    CPU_ROWS,
+    CPU_STEP_TOKENS,
+    GPU_ROWS,
+    GPU_STEP_TOKENS,
+    Room,
+    plan_kv,
+)
 
 PAGED_LIBRARIES = ("torch", "triton")
 PAGED_TYPES = frozenset(
@@ -21,11 +29,8 @@ PAGED_TYPES = frozenset(
         *(GGMLType.IQ4_NL, GGMLType.IQ4_XS),
     }
 )
-BLOCK_SIZE = 32  # tokens
-CPU_ROWS, GPU_ROWS = 16, 64  # sequences at once
-CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048
 _OTHER_TOWERS = ("v.", "mm.")  # an image encoder in the same file, which text does not need
-_NO_LIMIT = 1 << 62
+_NO_LIMIT = Room(1 << 62, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def paged_need(header: Header, context_length: int, *, on_gpu: bool) -> PagedNee
         max_running=rows,
         block_size=BLOCK_SIZE,
         bytes_per_token=header.kv_bytes_per_token(type_bytes),
-        available_bytes=_NO_LIMIT,
+        room=_NO_LIMIT,
     )
     least_blocks = -(-context_length // BLOCK_SIZE) + 1
     width = 3 * header.feed_forward_length + 6 * header.embedding_length

@@ -64,7 +64,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     truncate: bool = True  # cut a prompt that is too long, else ContextLengthError
     shift: bool = True  # drop old tokens and go on when the context is full, else finish "length"
     num_keep: int = 4  # tokens at the front that truncation and shift never drop; -1: whole prompt
+    priority: int = 0  # larger goes first in engines that run several at once
+    cache_salt: str = ""  # prompts share cached KV only where it is equal; "": with everybody
     ignore_eos: bool = False  # for benchmarks: go on past the end-of-generation token
+    held_steps: int = 0  # quick steps that may wait in the worker, to be sent with the next one
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -132,6 +135,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     use_mmap: bool | None = None  # None: chosen by the engine
     embedding: bool = False  # build for embeddings instead of generation
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    kv_bytes: int = 0  # most that a KV cache shared by streams may take; 0: what the device has
     flash_attention: bool | None = None  # None: chosen by the engine
 
 

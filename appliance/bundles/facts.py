@@ -37,7 +37,7 @@ print(major.value, minor.value, size.value)
 """
 
 
-def read_facts(settings: Settings, *, loaded_bytes: int, own_bytes: int) -> Facts:
+def read_facts(settings: Settings, loaded_bytes: int, own_bytes: int) -> Facts:
     """The facts now. Memory and disk count what the newcomer may take over: `loaded_bytes` of
     models that can make room, and `own_bytes` on the disk of the bundle's earlier releases."""
     memory = read_memory()

@@ -62,6 +62,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: DigestText
     reason: str
     at_s: int  # seconds since 1970
+    variant: str = ""
     prompt: str = ""
     tokens_per_s: float = 0.0
     log: str = ""
@@ -79,18 +80,21 @@ class BundleState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failure: Failure | None = None  # the last one, until a release becomes active
     pinned: str = ""  # the only version that may become active
     revoked: str = ""  # why the active one should not be used any more
-    checked_s: int = 0  # when the repository was last asked
+    is_stopped: bool = False  # it was taken out of use for that
 
     @property
     def phase(self) -> str:
-        """The word for where it is: active, staged, smoke or failed."""
+        """The word for where the newest release is: fetching, staged, smoke, active or failed."""
         if self.staged is not None:
             return "smoke" if self.staged.is_testing else "staged"
-        return "active" if self.active is not None and self.failure is None else "failed"
+        if self.failure is not None:
+            return "failed"
+        return "active" if self.active is not None else "fetching"
 
-    def is_bad(self, index: Digest) -> Failure | None:
-        """Why a release is not tried again, if it is so."""
-        return next((failure for failure in self.bad if failure.index == str(index)), None)
+    def why_bad(self, index: Digest, variant: str) -> Failure | None:
+        """Why this variant of a release is not tried again, if it is so."""
+        wanted = (str(index), variant)
+        return next((bad for bad in self.bad if (bad.index, bad.variant) == wanted), None)
 
     @property
     def kept(self) -> tuple[Kept, ...]:
@@ -148,13 +152,10 @@ class States:
             except ModelNameError:
                 continue  # no file of ours: we write none under such a name
 
-    def all(self) -> list[BundleState]:
-        """Raises LibraryError for a damaged one."""
-        return [state for name in self.names() if (state := self.find(name)) is not None]
-
     def roots(self) -> frozenset[Digest]:
         """The blobs that any state names. Raises LibraryError: then nothing may be removed."""
-        return frozenset[Digest]().union(*(state.digests for state in self.all()))
+        states = [state for name in self.names() if (state := self.find(name)) is not None]
+        return frozenset[Digest]().union(*(state.digests for state in states))
 
     def change(self, name: ModelName, change: Change) -> BundleState:
         """Replace a state by what `change` makes of it, durably; an equal one is not written."""

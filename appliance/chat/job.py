@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from appliance.chat import options as job_options
 from appliance.chat.events import (
@@ -44,6 +44,8 @@ from engine.errors import EngineError
 from engine.process.client import EngineClient
 from engine.text import TextAssembler
 
+HELD, HELD_BEFORE_STOP = 3, 1  # steps that a worker may hold back; the second with stop strings
+
 
 class ChatService:
     """Runs jobs against the library and the models in memory."""
@@ -52,14 +54,17 @@ class ChatService:
         self._library = library
         self._models = models
 
-    async def run(self, request: JobRequest) -> AsyncGenerator[Event, None]:
+    async def run(
+        self, request: JobRequest, trial: StoredModel | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events of one answer: Started, Text…, Done; or only Rendered, or only Done.
 
-        Raises ApplianceError or EngineError, before the first event for everything that can be
-        known by then.
+        `trial` is a model that answers instead of the one that is installed under its name; it is
+        loaded beside that one, in `trial_place`. Raises ApplianceError or EngineError, before the
+        first event for everything that can be known by then.
         """
         began = time.monotonic_ns()
-        stored = await asyncio.to_thread(self._library.get, ModelName.parse(request.model))
+        stored = await self._find(request.model, trial)
         if request.work is None and request.keep_alive == 0:
             await self._models.unload(stored.name)
             yield Done(reason="unload", total_ns=time.monotonic_ns() - began)
@@ -69,7 +74,11 @@ class ChatService:
         kind = "generate" if isinstance(request.work, Completion) else "chat"
         await self._check_can_generate(stored, request.model, kind)
         async with self._models.lease(
-            stored, options.values, keep_alive=request.keep_alive, caller=request.caller
+            stored,
+            options.values,
+            keep_alive=request.keep_alive,
+            caller=request.caller,
+            place=trial_place(trial.name) if trial is not None else None,
         ) as lease:
             if request.work is None:
                 total_ns = time.monotonic_ns() - began
@@ -85,17 +94,22 @@ class ChatService:
                     yield event
         yield run.done()  # the slot is free by now: a slow reader of the end delays nobody
 
-    async def embed(self, request: EmbedRequest) -> Embeddings:
-        """Vectors for the inputs; raises as `run` does. No inputs only load the model."""
+    async def embed(self, request: EmbedRequest, trial: StoredModel | None = None) -> Embeddings:
+        """Vectors for the inputs; `trial` and what is raised are as in `run`. No inputs only load
+        the model."""
         began = time.monotonic_ns()
-        stored = await asyncio.to_thread(self._library.get, ModelName.parse(request.model))
+        stored = await self._find(request.model, trial)
         own = await asyncio.to_thread(lambda: stored.parameters)
         options = job_options.merge(request.options, own, {})
         inputs = [text if isinstance(text, str) else list(text) for text in request.inputs]
         vectors: list[list[float]] = []
         tokens = 0
         async with self._models.lease(
-            stored, options.values, keep_alive=request.keep_alive, caller=request.caller
+            stored,
+            options.values,
+            keep_alive=request.keep_alive,
+            caller=request.caller,
+            place=trial_place(trial.name) if trial is not None else None,
         ) as lease:
             if inputs:
                 vectors, tokens = await lease.client.embed(inputs, truncate=request.truncate)
@@ -109,6 +123,11 @@ class ChatService:
             total_ns=time.monotonic_ns() - began,
             load_ns=lease.load_ns,
         )
+
+    async def _find(self, typed: str, trial: StoredModel | None) -> StoredModel:
+        if trial is not None:
+            return trial
+        return await asyncio.to_thread(self._library.get, ModelName.parse(typed))
 
     async def _check_can_generate(self, stored: StoredModel, typed: str, kind: str) -> None:
         header = await asyncio.to_thread(stored.header)
@@ -144,6 +163,11 @@ class ChatService:
         return await fit_conversation(template, messages, measure, limit)
 
 
+def trial_place(name: ModelName) -> ModelName:
+    """Where a model on trial is loaded; no name that anybody could ask for."""
+    return replace(name, tag=f"{name.tag} (trial)")
+
+
 @dataclass(slots=True)
 class _Run:
     """One sequence in the engine, seen as events."""
@@ -170,28 +194,44 @@ class _Run:
             truncate=self.request.truncate,
             shift=self.request.shift,
             num_keep=self.options.num_keep,
+            held_steps=self._held_steps(),
         )
-        steps = self.lease.client.generate(
+        arrivals = self.lease.client.generate(
             engine_request, is_over=lambda: assembler.stopped_by is not None
         )
         last: SequenceStep | None = None
-        async with aclosing(steps):
-            async for step in steps:
+        async with aclosing(arrivals):
+            async for steps in arrivals:
                 if last is None:
                     yield self._started()
-                last = step
-                if assembler.stopped_by is not None:
-                    continue  # decoded before the engine heard of the stop string
-                self.output += step.token_ids
-                text = assembler.feed(step.data)
-                if step.finish is not None:
-                    text += assembler.finish()
-                if text or step.logprobs:
-                    yield Text(text, tuple(step.logprobs))
+                last = steps[-1]
+                text = self._assemble(steps, assembler)
+                if text.text or text.logprobs:
+                    yield text
         if last is None or last.usage is None or last.finish is None:
             raise EngineError("the engine ended a request without saying what it cost")
         self.usage = last.usage
         self.reason = FinishReason.STOP if assembler.stopped_by is not None else last.finish
+
+    def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
+        """What of these steps may be shown; counts their tokens."""
+        text, logprobs = "", []
+        for step in steps:
+            if assembler.stopped_by is not None:
+                break  # decoded before the engine heard of the stop string
+            self.output += step.token_ids
+            text += assembler.feed(step.data)
+            if step.finish is not None:
+                text += assembler.finish()
+            logprobs += step.logprobs
+        return Text(text, tuple(logprobs))
+
+    def _held_steps(self) -> int:
+        """Engines with many slots send many tokens per frame anyway. A stop string is seen only
+        when it arrives, and has to free the engine within two steps."""
+        if self.lease.client.info.slots > 1:
+            return 0
+        return HELD_BEFORE_STOP if self.options.stop else HELD
 
     def _started(self) -> Started:
         lease = self.lease

@@ -177,12 +177,15 @@ def _raise_for_status(response: HTTPResponse) -> None:
     if response.status < 300:
         return
     content = response.read(CHUNK_BYTES)
+    hint = ""
     try:
-        text = _error_text(json.loads(content))
+        message = json.loads(content)
+        text = _error_text(message)
+        hint = str(message.get("hint", "")) if isinstance(message, dict) else ""
     except ValueError:
         text = content.decode(errors="replace").strip()
     reason = f"HTTP {response.status} {response.reason or ''}".strip()
-    raise ClientError(text or reason, status=response.status)
+    raise ClientError(text or reason, status=response.status, hint=hint)
 
 
 def _error_text(message: object) -> str:

@@ -21,10 +21,15 @@ def allows_insecure(verb: F) -> F:
 @click.command("pull")
 @click.argument("name")
 @allows_insecure
+@click.option("--variant", default="", help="Take this variant of a signed release")
+@click.option("--retry", is_flag=True, help="Try a signed release again that failed here")
 @connects
-def pull(client: Client, name: str, insecure: bool) -> None:
-    """Get a model from a registry, or update it"""
-    pull_model(client, name, insecure=insecure)
+def pull(client: Client, name: str, insecure: bool, variant: str, retry: bool) -> None:
+    """Get a model from a registry, or update it
+
+    A name that an enrolled repository owns is installed from what that repository signed.
+    """
+    pull_model(client, name, insecure=insecure, variant=variant, retry=retry)
 
 
 @click.command("push")
@@ -37,7 +42,11 @@ def push(client: Client, name: str, insecure: bool) -> None:
         follow(client, "/api/push", {"model": name, "insecure": insecure}, progress)
 
 
-def pull_model(client: Client, name: str, *, insecure: bool) -> None:
-    """Pull with progress on stderr; raises ClientError. Ctrl+C leaves a part to resume from."""
+def pull_model(client: Client, name: str, *, insecure: bool, **wishes: Any) -> None:
+    """Pull with progress on stderr; raises ClientError. Ctrl+C leaves a part to resume from.
+
+    `wishes` are fields that only signed releases know.
+    """
+    body = {"model": name, "insecure": insecure, **wishes}
     with Progress() as progress:
-        follow(client, "/api/pull", {"model": name, "insecure": insecure}, progress)
+        follow(client, "/api/pull", body, progress)

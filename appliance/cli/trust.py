@@ -16,12 +16,14 @@ import click
 from appliance.cli.client import Json
 from appliance.cli.table import render_table
 from appliance.cli.verb import answers_json, print_json
+from appliance.errors import RegistryNotFoundError
 
 if TYPE_CHECKING:
     from appliance.trust.repositories import Candidate, Repositories, Repository
 
 DAY_S = 86_400
 _FETCH_TIMEOUT_S = 20
+_FIRST_ROOT = "1.root.json"
 
 
 @click.group("trust")
@@ -73,6 +75,12 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--fingerprint", help="Enrol without asking if the root has this fingerprint")
 @click.option("--site", "is_site", is_flag=True, help="Make it the site's own: signed models only")
 @click.option(
+    "--content",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Get releases from this address: https://host/path or registry+https://host",
+)
+@click.option(
     "--freshness-days",
     type=click.IntRange(min=0),
     default=14,
@@ -85,11 +93,14 @@ def add(
     names: tuple[str, ...],
     fingerprint: str | None,
     is_site: bool,
+    content: tuple[str, ...],
     freshness_days: int,
 ) -> None:
     """Enrol a repository after you compared its fingerprint
 
-    SOURCE is the repository's http or https address, a folder (a stick) or a root.json file.
+    SOURCE is the repository's http or https address, a stick or folder that holds it, or a
+    root.json file. An address that holds /tuf/ lies in a published folder, and releases are had
+    from there too.
     """
     from appliance.trust.repositories import Repository, read_root
 
@@ -100,8 +111,9 @@ def add(
         metadata_url=source if is_url else "",
         freshness_s=freshness_days * DAY_S,
         is_site=is_site,
+        content=content,
     )
-    candidate = read_root(_fetch(source) if is_url else _read(Path(source)))
+    candidate = read_root(_fetch(source) if is_url else _read(Path(source), name))
     confirmed = fingerprint or _confirmed(repository, candidate)
     _repositories().enrol(repository, candidate.root, confirmed)
     click.echo(f"{name} may now sign {' '.join(names)}")
@@ -146,6 +158,7 @@ def _summary(repositories: Repositories, repository: Repository) -> Json:
         "names": list(repository.names),
         "fingerprint": repositories.fingerprint(repository.name),
         "metadata_url": repository.metadata_url,
+        "content": list(repository.addresses),
         "freshness_days": repository.freshness_s // DAY_S,
         "site": repository.is_site,
     }
@@ -160,6 +173,7 @@ def _facts(body: Json) -> list[list[str]]:
         ["", "fingerprint", body["fingerprint"]],
         ["", "owns", " ".join(body["names"])],
         ["", "address", body["metadata_url"] or "none: by removable media"],
+        ["", "releases", " ".join(body["content"]) or "none: by removable media"],
         ["", "freshness", f"{body['freshness_days']} days" if body["freshness_days"] else "off"],
         ["", "newest word", body["issued"] or "it does not say"],
         ["", "clock", f"{body['clock']['state']}, {body['clock']['now']}"],
@@ -171,12 +185,24 @@ def _moment(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _read(path: Path) -> bytes:
-    """A root from a file, or the first one of a folder of metadata; at most one byte too many."""
+def _read(path: Path, name: str) -> bytes:
+    """A root from a file, or the first one of a folder: of metadata, of a published folder that
+    has the repository's, or of a stick with one. Reading a stick is confined (bundles/)."""
+    from appliance.bundles.confined import ConfinedFolder
+    from appliance.bundles.medium import FOLDER
     from appliance.trust.repositories import MAX_ROOT_BYTES
 
-    with (path / "1.root.json" if path.is_dir() else path).open("rb") as file:
-        return file.read(MAX_ROOT_BYTES + 1)
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return file.read(MAX_ROOT_BYTES + 1)
+    folder, below = ConfinedFolder(path.resolve()), f"tuf/{name}/metadata/"
+    for place in ("", below, f"{FOLDER}/{below}"):
+        if folder.has(f"{place}{_FIRST_ROOT}"):
+            return folder.read(f"{place}{_FIRST_ROOT}", MAX_ROOT_BYTES)
+    raise RegistryNotFoundError(
+        f"{path} has no root of {name}: neither {_FIRST_ROOT} nor {below}{_FIRST_ROOT}",
+        hint="NAME must be what the publisher calls the repository, as in the folder `tuf`",
+    )
 
 
 def _fetch(url: str) -> bytes:
@@ -185,7 +211,7 @@ def _fetch(url: str) -> bytes:
 
     from appliance.trust.repositories import MAX_ROOT_BYTES
 
-    first = f"{url.rstrip('/')}/1.root.json"
+    first = f"{url.rstrip('/')}/{_FIRST_ROOT}"
     with urlopen(first, timeout=_FETCH_TIMEOUT_S) as answer:  # noqa: S310 - http or https
         data: bytes = answer.read(MAX_ROOT_BYTES + 1)
     return data

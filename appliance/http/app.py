@@ -8,12 +8,16 @@ import socket
 
 from aiohttp import web
 
+from appliance.bundles.bundles import Bundles
+from appliance.bundles.export import Exporter
+from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
 from appliance.http import (
     admin,
     blobs,
     doctor,
+    media,
     ollama,
     ollama_models,
     ollama_transfer,
@@ -21,9 +25,15 @@ from appliance.http import (
     registry,
     scrub,
 )
+from appliance.http import (
+    bundles as bundle_routes,
+)
 from appliance.http.context import (
+    BUNDLES,
     CHAT,
+    EXPORTER,
     GUARD,
+    IMPORTER,
     LIBRARY,
     MODELS,
     REPOSITORIES,
@@ -52,6 +62,8 @@ def build_app(
     models: Models,
     chat: ChatService,
     transfers: Transfers,
+    repositories: Repositories,
+    bundles: Bundles,
     state: ServiceState,
 ) -> web.Application:
     """The application over these parts, which it does not own: the caller closes them."""
@@ -63,7 +75,10 @@ def build_app(
     app[LIBRARY] = library
     app[MODELS] = models
     app[CHAT] = chat
-    app[REPOSITORIES] = Repositories(settings.state / "trust")
+    app[REPOSITORIES] = repositories
+    app[BUNDLES] = bundles
+    app[IMPORTER] = Importer(library, repositories, bundles)
+    app[EXPORTER] = Exporter(library, repositories, bundles, settings.state)
     app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
@@ -82,6 +97,15 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
         web.post("/hearth/v1/scrub", scrub.scrub),
+        web.get("/hearth/v1/bundles", bundle_routes.list_all),
+        web.get("/hearth/v1/bundles/show", bundle_routes.show),
+        web.get("/hearth/v1/bundles/why", bundle_routes.why),
+        web.post("/hearth/v1/bundles/check", bundle_routes.check),
+        web.post("/hearth/v1/bundles/rollback", bundle_routes.rollback),
+        web.post("/hearth/v1/bundles/pin", bundle_routes.pin),
+        web.post("/hearth/v1/bundles/unpin", bundle_routes.unpin),
+        web.post("/hearth/v1/import", media.bring),
+        web.post("/hearth/v1/export", media.export),
     ]
 
 

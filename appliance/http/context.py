@@ -14,6 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.bundles.bundles import Bundles
+from appliance.bundles.export import Exporter
+from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.http.guard import Caller, Guard
@@ -57,6 +60,9 @@ MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
+BUNDLES = web.AppKey("BUNDLES", Bundles)
+IMPORTER = web.AppKey("IMPORTER", Importer)
+EXPORTER = web.AppKey("EXPORTER", Exporter)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from appliance.errors import BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import FIELDS, LIBRARY, MODELS, REPOSITORIES, SETTINGS
+from appliance.http.context import BUNDLES, FIELDS, LIBRARY, MODELS, REPOSITORIES, SETTINGS
 from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
@@ -71,6 +71,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
         raise ModelNotFoundError(f"model '{body.typed}' not found")
     await request.app[MODELS].unload(name)
     await asyncio.to_thread(library.delete, name)
+    await asyncio.to_thread(request.app[BUNDLES].forget, name)
     return web.Response()
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from appliance.errors import BadRequestError
 from appliance.http.body import read_json
-from appliance.http.context import FIELDS, REPOSITORIES, TRANSFERS
+from appliance.http.context import BUNDLES, FIELDS, REPOSITORIES, TRANSFERS
 from appliance.http.middleware import administrative
 from appliance.http.ollama_models_wire import NameBody
 from appliance.http.streams import report
@@ -25,15 +25,21 @@ class TransferBody(NameBody, kw_only=True):
 
     insecure: bool = False
     stream: bool = True
+    variant: str = ""  # ours: of a signed release, the only one that may be taken
+    retry: bool = False  # ours: also a signed release that failed here before
 
 
 @administrative
 async def pull(request: web.Request) -> web.StreamResponse:
-    """POST /api/pull: install a model from its registry."""
+    """POST /api/pull: install a model from its registry, or the release that was signed for it."""
     reference, body = await _read(request)
-    await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, reference.name)
-    lines = request.app[TRANSFERS].pull(reference)
-    return await report(request, _documents(lines), whole=not body.stream)
+    name, bundles = reference.name, request.app[BUNDLES]
+    if await asyncio.to_thread(bundles.owner, name):
+        lines = bundles.install(name, variant=body.variant, retry=body.retry)
+    else:
+        await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, name)
+        lines = request.app[TRANSFERS].pull(reference)
+    return await report(request, documents(lines), whole=not body.stream)
 
 
 @administrative
@@ -41,7 +47,7 @@ async def push(request: web.Request) -> web.StreamResponse:
     """POST /api/push: send a model to its registry."""
     reference, body = await _read(request)
     lines = request.app[TRANSFERS].push(reference)
-    return await report(request, _documents(lines), whole=not body.stream)
+    return await report(request, documents(lines), whole=not body.stream)
 
 
 async def _read(request: web.Request) -> tuple[Reference, TransferBody]:
@@ -52,7 +58,8 @@ async def _read(request: web.Request) -> tuple[Reference, TransferBody]:
     return Reference.parse(body.typed, insecure=body.insecure), body
 
 
-async def _documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:
+async def documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:
+    """Status lines as JSON."""
     async with aclosing(lines):
         async for line in lines:
             yield msgspec.json.encode(_fields(line))

@@ -51,6 +51,8 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "echo": (False,),
     "suffix": ("",),
+    "priority": (0,),  # vLLM's; who may go first is not for the client to say
+    "cache_salt": ("",),  # vLLM's
 }
 
 

@@ -20,7 +20,7 @@ from appliance.library.stored import StoredModel
 from appliance.models.choice import Choice, Machine, choose_engine, read_machine, wishes_of
 from appliance.models.planner import MIB, Need, Occupant, Plan, make_room, shrink_kv
 from appliance.models.resident import Lease, Resident
-from appliance.models.spec import load_spec, memory_need
+from appliance.models.spec import load_spec, memory_need, with_budget
 from engine.api import LoadSpec
 from engine.errors import EngineError, ModelFormatError
 from engine.process.client import EngineClient
@@ -82,8 +82,12 @@ class Models:
         *,
         keep_alive: float | None = None,
         caller: str = "",
+        place: ModelName | None = None,
     ) -> AsyncGenerator[Lease, None]:
         """Hold a slot of the loaded model; it stays loaded for `keep_alive` seconds afterwards.
+
+        `place` is the name that it is loaded and unloaded under, if not its own: a second model of
+        one name must not take the first one's worker.
 
         Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
         (never fits), UnsupportedError (not by the engine that the settings ask for) and
@@ -92,10 +96,10 @@ class Models:
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
             raise refusal
-        resident = self._residents.get(stored.name)
+        place = place or stored.name
+        resident = self._residents.get(place)
         if resident is None:
-            resident = Resident(stored.name, self._settings.max_queue)
-            self._residents[stored.name] = resident
+            resident = self._residents[place] = Resident(place, self._settings.max_queue)
 
         async def load() -> EngineClient:
             try:
@@ -202,7 +206,8 @@ class Models:
             self._refuse_when_closed()
             need = await self._make_room(resident.name, need)
             try:
-                client = await EngineClient.start(spec, timeout_s=self._settings.load_timeout_s)
+                orders = with_budget(spec, need)
+                client = await EngineClient.start(orders, timeout_s=self._settings.load_timeout_s)
             except EngineError as error:
                 log.warning("load failed model=%s error=%s", resident.name.short, error)
                 raise

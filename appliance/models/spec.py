@@ -7,6 +7,8 @@ reload, so only what the load needs may get into it (Ollama's scheduler compares
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from appliance.config import Settings
 from appliance.hardware import Gpu
 from appliance.library.stored import StoredModel
@@ -64,6 +66,16 @@ def memory_need(spec: LoadSpec, header: Header, gpu: Gpu | None = None) -> Need:
         vocab_size=header.vocab_size or 0,
     )
     return need_of(shape, spec.context_length, spec.batch_size)
+
+
+def with_budget(spec: LoadSpec, need: Need) -> LoadSpec:
+    """The orders with the KV cache that `need` was given room for.
+
+    Only the service knows of the reserve, of control groups and of models loaded beside. It has
+    nothing to say of a GPU's own memory, and of caches whose size follows from the context.
+    """
+    is_ours = need.least_kv_bytes is not None and not need.is_on_gpu
+    return msgspec.structs.replace(spec, kv_bytes=need.kv_bytes) if is_ours else spec
 
 
 def _paged_need(spec: LoadSpec, header: Header, gpu: Gpu | None) -> Need:

@@ -8,7 +8,9 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing
+from pathlib import Path
 
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -33,6 +35,8 @@ log = logging.getLogger("hearth.transfer")
 PART_BYTES = 100_000_000  # Ollama's smallest part, which its storage demands
 PIECE_BYTES = 256 << 10
 
+Read = Callable[[int], Generator[bytes, None, None]]  # a blob's bytes from that offset on
+
 
 async def push(library: Library, name: ModelName, registry: Registry, tell: Tell) -> None:
     """Send the stored model `name`; raises ModelNotFoundError, RegistryError, LibraryError."""
@@ -43,7 +47,9 @@ async def push(library: Library, name: ModelName, registry: Registry, tell: Tell
         raise ModelNotFoundError("couldn't retrieve manifest", hint=error.hint) from error
     manifest = Manifest.parse(data)
     for layer in dict.fromkeys((*manifest.layers, manifest.config)):
-        await _Upload(library, registry, layer, tell).run()
+        read = file_reader(library.blobs.path(layer.digest))
+        parent = _parent(layer, registry.source.repository)
+        await Upload(registry, layer, read, tell, mount_from=parent).run()
     tell(Progress("pushing manifest"))
     kind = str(json.loads(data).get("mediaType", MANIFEST_TYPE))
     url = registry.source.url(f"manifests/{name.tag}")
@@ -57,18 +63,25 @@ async def push(library: Library, name: ModelName, registry: Registry, tell: Tell
     tell(Progress("success"))
 
 
-class _Upload:
-    """One blob on its way to one registry."""
+class Upload:
+    """One blob on its way to one registry, unless that has it.
 
-    def __init__(self, library: Library, registry: Registry, layer: Layer, tell: Tell) -> None:
-        self._path = library.blobs.path(layer.digest)
+    `mount_from` is a sister repository that may hold the blob, so that no byte needs to be sent.
+    """
+
+    def __init__(
+        self, registry: Registry, layer: Layer, read: Read, tell: Tell, *, mount_from: str = ""
+    ) -> None:
         self._registry = registry
         self._layer = layer
+        self._read = read
         self._tell = tell
+        self._mount_from = mount_from
         self._watch = asyncio.timeout(None)
         self._most = 0  # bytes sent in the best try, so that progress never goes back
 
     async def run(self) -> None:
+        """Raises RegistryError, and LibraryError where the bytes end early."""
         self._report(0)
         await self._registry.patience.insist(self._try)
         self._report(self._layer.size)
@@ -97,23 +110,12 @@ class _Upload:
     async def _begin(self) -> URL | None:
         """Where to upload to; None when the registry took the blob from a sister repository."""
         url = self._registry.source.url("blobs/uploads/")
-        if parent := self._parent():
-            url = url.with_query({"mount": str(self._layer.digest), "from": parent})
+        if self._mount_from:
+            url = url.with_query({"mount": str(self._layer.digest), "from": self._mount_from})
         async with self._registry.request("POST", url) as response:
             if response.status == 201:
                 return None
             return await _location(url, response.headers)
-
-    def _parent(self) -> str:
-        """The repository that the layer came from, if that one is at the same registry."""
-        if not self._layer.source:
-            return ""
-        try:
-            parent = ModelName.parse(self._layer.source)
-        except ModelNameError:
-            return ""
-        repository = f"{parent.namespace}/{parent.model}"
-        return "" if repository == self._registry.source.repository else repository
 
     async def _parts(self, location: URL) -> tuple[URL, list[bytes]]:
         """Send all parts, one after another; where to finish, and each part's MD5."""
@@ -167,11 +169,10 @@ class _Upload:
         """The bytes from `first` to before `end`, read in a thread as the network takes them."""
 
         async def pieces() -> AsyncGenerator[bytes, None]:
-            with await to_end(lambda: self._path.open("rb")) as file:
-                await to_end(file.seek, first)
+            with closing(self._read(first)) as source:
                 offset = first
                 while offset < end:
-                    piece = await to_end(file.read, min(PIECE_BYTES, end - offset))
+                    piece = (await to_end(next, source, b""))[: end - offset]
                     if not piece:
                         raise missing_blob(self._layer.digest)
                     update(piece)
@@ -187,6 +188,30 @@ class _Upload:
         self._most = max(self._most, done)
         layer = self._layer
         self._tell(Progress.of_blob("pushing", layer.digest, layer.size, self._most))
+
+
+def file_reader(path: Path) -> Read:
+    """Reads a blob that is one file."""
+
+    def read(first: int) -> Generator[bytes, None, None]:
+        with path.open("rb") as file:
+            file.seek(first)
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    return read
+
+
+def _parent(layer: Layer, repository: str) -> str:
+    """The repository that the layer came from, which may be at the same registry."""
+    if not layer.source:
+        return ""
+    try:
+        parent = ModelName.parse(layer.source)
+    except ModelNameError:
+        return ""
+    found = f"{parent.namespace}/{parent.model}"
+    return "" if found == repository else found
 
 
 async def _location(base: URL, headers: CIMultiDictProxy[str]) -> URL:

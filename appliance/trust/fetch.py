@@ -55,8 +55,9 @@ class Limits:
     total_s: float = 120.0
 
 
-def from_folder(folder: Path) -> Source:
-    return Source(FolderReader(folder), _FOLDER_URL, is_removable=True)
+def from_folder(folder: Path, *below: str) -> Source:
+    """For the files in `folder`, or in the folder that the steps `below` lead to without a link."""
+    return Source(FolderReader(folder, *below), _FOLDER_URL, is_removable=True)
 
 
 def from_url(
@@ -70,10 +71,12 @@ def from_url(
 
 
 class FolderReader:
-    """Regular files directly in one folder; follows no links and opens no devices."""
+    """Regular files directly in one folder; opens no devices, and follows no links from the first
+    folder on: what a stick holds leads nowhere else."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *below: str) -> None:
         self._folder = folder
+        self._below = below
 
     def chunks(self, url: str) -> Generator[bytes, None, None]:
         """The file of a `folder:/name` address; python-tuf has percent-encoded the name."""
@@ -91,10 +94,7 @@ class FolderReader:
 
     def _open(self, name: str) -> int:
         """Non-blocking, or a FIFO on the stick would stop us."""
-        try:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise DownloadError(f"{self._folder} cannot be opened: {error.strerror}") from error
+        folder = self._enter()
         try:
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         except OSError as error:
@@ -103,6 +103,20 @@ class FolderReader:
             raise DownloadError(f"{name[:100]} cannot be read: {error.strerror}") from error
         finally:
             os.close(folder)
+
+    def _enter(self) -> int:
+        here, step = -1, str(self._folder)
+        try:
+            here = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            for step in self._below:
+                above, flags = here, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                here = os.open(step, flags, dir_fd=above)
+                os.close(above)
+        except OSError as error:
+            if here >= 0:
+                os.close(here)
+            raise DownloadError(f"{step} cannot be opened: {error.strerror}") from error
+        return here
 
     def _read(self, file: int, name: str) -> bytes:
         try:

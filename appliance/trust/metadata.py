@@ -70,9 +70,14 @@ class SignedTarget:
 
 
 def run_client(
-    folder: Path, pinned: bytes, source: Source, wanted: Sequence[str]
+    folder: Path,
+    pinned: bytes,
+    source: Source,
+    wanted: Sequence[str],
+    hoped: Sequence[str] = (),
 ) -> TrustError | None:
-    """Bring the metadata in `folder` up to date and look the wanted names up (TUF spec, 5.3-5.6).
+    """Bring the metadata in `folder` up to date and look the names up (TUF spec, 5.3-5.6); those
+    that are only hoped for need not be listed.
 
     `folder` holds what an earlier run left, or nothing; python-tuf writes verified files into it,
     also before it fails. Returns why it stopped early, if it did; raises OSError if the folder
@@ -91,6 +96,9 @@ def run_client(
         for name in wanted:
             if len(name) > MAX_NAME_CHARS or updater.get_targetinfo(name) is None:
                 return TrustError.of(TrustCode.NOT_LISTED, f"no publisher lists {name[:100]!r}")
+        for name in hoped:
+            if len(name) <= MAX_NAME_CHARS:
+                updater.get_targetinfo(name)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # which is a role's name, and the publisher's fault
             raise

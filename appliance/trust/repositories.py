@@ -112,7 +112,7 @@ def read_root(data: bytes) -> Candidate:
     role = root.roles["root"]
     return Candidate(
         root=data,
-        fingerprint=_fingerprint(metadata.root_digest(data)),
+        fingerprint=fingerprint_of(metadata.root_digest(data)),
         version=root.version,
         expires=root.expires.isoformat(),
         keys=len(role.keyids),
@@ -240,7 +240,7 @@ def _damaged(name: str) -> LibraryError:
     )
 
 
-def _fingerprint(digest: bytes) -> str:
+def fingerprint_of(digest: bytes) -> str:
     """40 decimal digits of a SHA-256, in groups that people can read to each other."""
     number = int.from_bytes(digest) % 10 ** (_GROUPS * _GROUP_DIGITS)
     text = f"{number:0{_GROUPS * _GROUP_DIGITS}d}"

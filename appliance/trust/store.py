@@ -52,8 +52,11 @@ class TrustStore:
         self._clock = clock
         self._released_s = released_s
 
-    def refresh(self, source: Source, wanted: Sequence[str] = ()) -> Trusted:
-        """Update from `source` and look up `wanted`; raises TrustError, DiskFullError.
+    def refresh(
+        self, source: Source, wanted: Sequence[str] = (), hoped: Sequence[str] = ()
+    ) -> Trusted:
+        """Update from `source` and look up `wanted`, and of `hoped` what is listed; raises
+        TrustError, DiskFullError.
 
         On TrustError the targets that were trusted before are so still.
         """
@@ -63,14 +66,14 @@ class TrustStore:
             before = self._folder.read()
             with self._folder.scratch() as scratch:
                 _lay_out(before, scratch)
-                error = metadata.run_client(scratch, self._pinned, source, wanted)
+                error = metadata.run_client(scratch, self._pinned, source, wanted, hoped)
                 after = metadata.files_of(scratch)
             proof = metadata.Proof(after)
             if ROOT not in proof.held().versions:  # proves nothing, so must change nothing
                 raise error or _one_key_many_names(ROOT)
             floor = self._raised(proof.held(), error)
             if error is None:
-                trusted = self._judge(proof, floor, wanted)
+                trusted = self._judge(proof, floor, wanted, hoped)
                 self._commit(before, after, floor)
                 return trusted
             if not source.is_removable:
@@ -101,7 +104,9 @@ class TrustStore:
         except TrustError as refusal:
             raise error or refusal from refusal
 
-    def _judge(self, proof: Proof, floor: Floor, wanted: Sequence[str]) -> Trusted:
+    def _judge(
+        self, proof: Proof, floor: Floor, wanted: Sequence[str], hoped: Sequence[str]
+    ) -> Trusted:
         """Expiry at the trusted time: python-tuf used the system clock, which may be behind."""
         held = proof.held()
         now_s = self._time(floor).now_s
@@ -110,10 +115,12 @@ class TrustStore:
                 raise _one_key_many_names(role)
             _require_unexpired(role, held.expires_s[role], now_s)
         targets = {}
-        for name in wanted:
+        for name in (*wanted, *hoped):
             target = proof.find(name)
-            if target is None:
+            if target is None and name in wanted:
                 raise _one_key_many_names(f"a role above {name}")
+            if target is None:
+                continue
             _require_unexpired(f"the role that lists {name}", target.expires_s, now_s)
             targets[name] = target
         return self._trusted(held, floor, targets)

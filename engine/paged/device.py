@@ -182,15 +182,29 @@ PROBES: dict[str, Callable[[torch.device, torch.dtype, int, int], bool]] = {
 
 
 def empty_layer(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    by_head: bool = False,
 ) -> KvLayer:
-    """Zeros of (num_blocks, block_size, num_kv_heads, head_dim); int8 gets its scales."""
-    k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
+    """Zeros of (num_blocks, block_size, num_kv_heads, head_dim); int8 gets its scales.
+
+    by_head: as `AttentionBackend` explains it.
+    """
+    blocks, size, heads, head_dim = shape
+
+    def zeros(dtype: torch.dtype, *last: int) -> Tensor:
+        if by_head:
+            return torch.zeros((blocks, heads, size, *last), dtype=dtype, device=device).transpose(
+                1, 2
+            )
+        return torch.zeros((blocks, size, heads, *last), dtype=dtype, device=device)
+
+    k, v = (zeros(dtype, head_dim) for _ in "kv")
     if dtype != torch.int8:
         return KvLayer(k, v)
-    return KvLayer(
-        k, v, *(torch.zeros(shape[:3], dtype=torch.float16, device=device) for _ in "kv")
-    )
+    return KvLayer(k, v, *(zeros(torch.float16) for _ in "kv"))
 
 
 def available_bytes(device: torch.device) -> int:

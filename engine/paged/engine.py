@@ -5,12 +5,14 @@ tokens of the one before have been read back; without, the same calls run in ano
 requests and pieces of text as bytes; decisions are in `scheduler.py`, tensors in `runner.py`.
 """
 
+from __future__ import annotations
+
 import math
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,8 +29,8 @@ from engine.api import (
     Usage,
 )
 from engine.errors import DeviceMemoryError, EngineError, EngineRequestError
-from engine.llama.vocab import Vocab
 from engine.paged.grammar import Grammar, GrammarCompiler
+from engine.paged.graphs import Capture, CudaCapture
 from engine.paged.model import PagedModel
 from engine.paged.prefix import PrefixIndex
 from engine.paged.request import Request
@@ -36,10 +38,13 @@ from engine.paged.runner import Launched, Options, Runner
 from engine.paged.scheduler import Scheduler
 from engine.prompt import Fitted, fit_prompt
 
+if TYPE_CHECKING:
+    from engine.llama.vocab import Vocab
+
 MAX_TOP = 20
 
 
-def load(spec: LoadSpec, poll: Poll) -> "PagedEngine":
+def load(spec: LoadSpec, poll: Poll) -> PagedEngine:
     """Open a GGUF file. Raises ModelFormatError, DeviceMemoryError or EngineRequestError.
 
     `poll` is not needed: a step is short, since prompts are computed in chunks.
@@ -68,22 +73,34 @@ class PagedEngine:
     """See the module's text. Synchronous, one thread."""
 
     def __init__(
-        self, model: PagedModel, *, overlap: bool = True, graphs: bool | None = None
+        self,
+        model: PagedModel,
+        *,
+        overlap: bool = True,
+        graphs: bool | None = None,
+        capture: Capture | None = None,
     ) -> None:
-        """graphs: pad decode steps, and capture them on a GPU; None: where it can be captured."""
+        """graphs: pad decode steps and capture them; None: where that is possible, on a GPU.
+
+        capture: how, if not by CUDA.
+        """
         self.load_ns = 0
         self._model = model
         self._overlap = overlap
         self._vocab: Vocab = model.vocab
         index = PrefixIndex(model.limits.num_blocks, model.limits.block_size)
         self._scheduler = Scheduler(model.limits, index)
+        pads = model.back_ends.has_graphs if graphs is None else graphs
+        if pads and capture is None and model.device.type == "cuda":
+            capture = CudaCapture()
         self._runner = Runner(
             model.decoder,
             model.back_ends,
             model.kv,
             model.limits,
             model.device,
-            graphs=model.back_ends.has_graphs if graphs is None else graphs,
+            pads=pads,
+            capture=capture,
         )
         self._grammars = GrammarCompiler(model.vocab)
         self._sequences: dict[int, _Sequence] = {}
@@ -108,7 +125,7 @@ class PagedEngine:
             bos_token=vocab.text(vocab.bos),
             eos_token=vocab.text(vocab.eos),
             load_ns=self.load_ns,
-            description=model.description,
+            description=", ".join(filter(None, (model.description, self._runner.graphs.failures))),
         )
 
     def add(self, request: GenerateRequest) -> None:
@@ -124,6 +141,8 @@ class PagedEngine:
             fitted.tokens,
             max_tokens=request.max_tokens,
             end_tokens=frozenset() if request.ignore_eos else self._model.end_tokens,
+            priority=request.priority,
+            salt=request.cache_salt.encode(),
         )
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         grammar = None
@@ -198,7 +217,14 @@ class PagedEngine:
 
     def stats(self) -> dict[str, Any]:
         """Counters since loading and the state of the pool."""
-        return {"served": self._served, "steps": self._epoch, **self._scheduler.stats()}
+        graphs = self._runner.graphs
+        return {
+            "served": self._served,
+            "steps": self._epoch,
+            "graphs": graphs.captured,
+            "graphs_failed": graphs.failures,
+            **self._scheduler.stats(),
+        }
 
     def close(self) -> None:
         """Forget everything; the process's end gives the memory back."""

@@ -4,7 +4,9 @@ llguidance does the work; it is imported when the first constrained request come
 masks, nothing of scheduling.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from engine.api import Constraint
 from engine.errors import BackendUnavailableError, EngineRequestError
-from engine.llama.vocab import Vocab
+
+if TYPE_CHECKING:
+    from engine.llama.vocab import Vocab
 
 _ANY_OBJECT = '{"type": "object"}'
 

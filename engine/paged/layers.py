@@ -131,7 +131,12 @@ class TorchOps:
     """The reference, for every device."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return functional.rms_norm(x, weight.shape, weight, eps)
+        if x.dtype != torch.float32:
+            return functional.rms_norm(x, weight.shape, weight, eps)
+        # torch has no fused kernel for the CPU and composes its norm of more operations than these
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        shrink = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        return (x * shrink).mul_(weight)
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
@@ -142,8 +147,12 @@ class TorchOps:
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = cos.shape[-1]
         first, second = x[..., :half], x[..., half : 2 * half]
-        turned = (first * cos - second * sin, second * cos + first * sin)
-        return torch.cat((*turned, x[..., 2 * half :]), -1).to(x.dtype)
+        out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+        torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
+        torch.mul(second, cos, out=out[..., half : 2 * half]).addcmul_(first, sin)
+        if x.shape[-1] > 2 * half:
+            out[..., 2 * half :] = x[..., 2 * half :]
+        return out.to(x.dtype)
 
     def gated(self, gate_up: Tensor, activation: Activation) -> Tensor:
         gate, up = gate_up.chunk(2, -1)
@@ -152,4 +161,4 @@ class TorchOps:
             if activation == "silu"
             else functional.gelu(gate, approximate="tanh")
         )
-        return acted * up
+        return acted.mul_(up)

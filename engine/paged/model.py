@@ -1,8 +1,10 @@
 """Opens a model for the paged engine: device, weights, cache, limits; one line of arithmetic."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -10,20 +12,25 @@ from engine.api import LoadSpec
 from engine.errors import DeviceMemoryError, EngineRequestError
 from engine.gguf import read_header
 from engine.llama.threads import board_threads
-from engine.llama.vocab import Vocab
 from engine.paged.arch import ArchSpec, arch_spec
 from engine.paged.attention.base import KvLayer
 from engine.paged.decoder import Decoder
 from engine.paged.device import BackEnds, available_bytes, empty_layer, find_back_ends
 from engine.paged.limits import Limits
-from engine.paged.memory import KvBudget, plan_kv
-from engine.paged.vocab import open_vocab
+from engine.paged.memory import (
+    BLOCK_SIZE,
+    CPU_ROWS,
+    CPU_STEP_TOKENS,
+    GPU_ROWS,
+    GPU_STEP_TOKENS,
+    KvBudget,
+    Room,
+    plan_kv,
+)
 from engine.paged.weights.load import load_weights, weight_bytes
 
-BLOCK_SIZE = 32  # tokens
-CPU_ROWS, GPU_ROWS = 16, 64  # sequences at once, unless the spec says
-CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048
-RESERVE_BYTES = 512 * 1024 * 1024  # for activations and everything else on the device
+if TYPE_CHECKING:
+    from engine.llama.vocab import Vocab
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class PagedModel:
 
         EngineRequestError for a kv_type that this engine has not. interpreted: see `device.py`.
         """
+        from engine.paged.vocab import open_vocab  # llama.cpp: only files need it
+
         kv_type = _kv_type(spec.kv_type)
         device = torch.device("cuda", spec.main_gpu) if _has_gpu(spec) else torch.device("cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -67,7 +76,7 @@ class PagedModel:
             max_running=rows,
             block_size=BLOCK_SIZE,
             bytes_per_token=_token_bytes(arch, kv_type or dtype),
-            available_bytes=available_bytes(device) - weights_size - RESERVE_BYTES,
+            room=Room(available_bytes(device), weights_size, spec.kv_bytes),
         )
         weights = load_weights(
             path,
@@ -85,7 +94,7 @@ class PagedModel:
             end_tokens=frozenset(t for t in range(vocab.size) if vocab.is_end(t)),
             decoder=Decoder(arch, weights, back_ends.ops),
             back_ends=back_ends,
-            kv=_cache(arch, budget, device, kv_type or dtype),
+            kv=_cache(arch, budget, device, kv_type or dtype, back_ends.attention.by_head),
             limits=Limits(
                 num_blocks=budget.num_blocks,
                 block_size=BLOCK_SIZE,
@@ -124,11 +133,13 @@ def _token_bytes(arch: ArchSpec, dtype: torch.dtype) -> int:
 
 
 def _cache(
-    arch: ArchSpec, budget: KvBudget, device: torch.device, dtype: torch.dtype
+    arch: ArchSpec, budget: KvBudget, device: torch.device, dtype: torch.dtype, by_head: bool
 ) -> tuple[KvLayer, ...]:
     shape = (budget.num_blocks, budget.block_size, arch.num_kv_heads, arch.head_dim)
     try:
-        return tuple(empty_layer(shape, dtype, device) for _ in range(arch.num_layers))
+        return tuple(
+            empty_layer(shape, dtype, device, by_head=by_head) for _ in range(arch.num_layers)
+        )
     except RuntimeError as error:  # what torch raises when the host has no memory
         raise DeviceMemoryError(
             f"no memory for the {budget}; load with a smaller num_ctx"

@@ -10,6 +10,7 @@ row without tokens, whose block table is all null block.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 
 import numpy as np
@@ -21,11 +22,11 @@ from engine.api import SamplingParams
 from engine.paged.attention.base import AttentionBatch, KvLayer
 from engine.paged.decoder import Decoder
 from engine.paged.device import BackEnds
-from engine.paged.graphs import Graphs, Staging, bucket_of
+from engine.paged.graphs import Capture, Compute, Graphs, Staging, bucket_of
 from engine.paged.limits import Limits
 from engine.paged.plan import StepPlan
 from engine.paged.request import Request
-from engine.paged.sampler import Lines, Sampled, Sampler
+from engine.paged.sampler import Lines, Sampled, Sampler, Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,10 @@ class Runner:
         limits: Limits,
         device: torch.device,
         *,
-        graphs: bool,
+        pads: bool,
+        capture: Capture | None,
     ) -> None:
-        """graphs: pad decode steps to buckets, and capture them if the device is a GPU."""
+        """pads: fill decode steps up to buckets, as `capture` needs it; both: see `Graphs`."""
         self._decoder = decoder
         self._attention = back_ends.attention
         self._kv = kv
@@ -80,13 +82,16 @@ class Runner:
         # One column more than the context: the token after a full one is sampled, never computed.
         self._tokens = self._integers(rows + 1, limits.max_context + 1)
         self._block_tables = self._integers(rows + 1, limits.max_blocks)
-        self._sampler = Sampler(rows, device, back_ends.choose)
-        self._pads = graphs
+        self._sampler = Sampler(rows + 1, device, back_ends.choose)
+        self._pads = pads
         bucket = bucket_of(rows)
         self._each = torch.arange(bucket + 1, dtype=torch.int32, device=device)
         self._decoding = Staging(2 * bucket, device)  # a place of its own: graphs read it
         self._mixed = Staging(2 * limits.step_tokens + 6 * (rows + 1), device)
-        self._graphs = Graphs(self._decode, captures=graphs and device.type == "cuda")
+        kinds: dict[str, Compute] = {Way.ANY.name: self._decode}
+        for way in (Way.GREEDY, Way.FEW):
+            kinds[way.name] = partial(self._decode_and_choose, way)
+        self.graphs = Graphs(kinds, capture)
 
     def launch(
         self, plan: StepPlan, options: Mapping[int, Options], masks: Mapping[int, Tensor]
@@ -97,16 +102,22 @@ class Runner:
             self._take_tokens(request, row, start, count, options[request.id])
         if plan.is_empty:
             return Launched(plan)
-        if plan.num_decodes == len(plan.ids):
-            logits, lines = self._run_decodes(plan)
-        else:
-            logits, lines = self._run_mixed(plan)
-        if not lines.rows:
-            return Launched(plan)
         ids = tuple(compress(plan.ids, plan.samples))
         asked = [n for id in ids if (n := options[id].logprobs) is not None]
         constrained = {line: masks[id] for line, id in enumerate(ids) if id in masks}
         most = max(asked) if asked else None
+        if plan.num_decodes == len(plan.ids):
+            way = Way.ANY
+            if self._pads and not asked and not constrained:
+                way = self._sampler.way(plan.rows)
+            found, lines = self._run_decodes(plan, way)
+            if way is not Way.ANY:
+                return Launched(plan, ids, *Sampled(found).to_host())
+            logits = found
+        else:
+            logits, lines = self._run_mixed(plan)
+        if not lines.rows:
+            return Launched(plan)
         sampled = self._sampler.sample(logits, lines, self._tokens, constrained, most)
         self._tokens[lines.row_index, lines.positions] = sampled.tokens.int()
         return Launched(plan, ids, *sampled.to_host())
@@ -131,16 +142,16 @@ class Runner:
         known = np.array(request.tokens[start : start + count], dtype=np.int32)
         self._tokens[row, start : start + count] = torch.from_numpy(known).to(self._device)
 
-    def _run_decodes(self, plan: StepPlan) -> tuple[Tensor, Lines]:
-        """One token of each planned row; logits (rows, vocab_size)."""
+    def _run_decodes(self, plan: StepPlan, way: Way) -> tuple[Tensor, Lines]:
+        """One token of each planned row; what `way` gives: logits, or tokens that are kept."""
         count = len(plan.rows)
         padding = bucket_of(count) - count if self._pads else 0
         contexts = [start + 1 for start in plan.starts]
         rows, ends = self._decoding.send(
             [*plan.rows, *[self._spare] * padding], [*contexts, *[0] * padding]
         )
-        logits = self._graphs.run(rows, ends)[:count]
-        return logits, Lines(plan.rows, contexts, rows[:count], ends[:count])
+        found = self.graphs.run(way.name, rows, ends)[:count]
+        return found, Lines(plan.rows, contexts, rows[:count], ends[:count])
 
     def _decode(self, rows: Tensor, contexts: Tensor) -> Tensor:
         """Logits (bucket, vocab_size) of one token per row; a context of 0 is padding."""
@@ -156,6 +167,12 @@ class Runner:
             max_context_len=self._max_context,
         )
         return self._decoder.logits(self._forward(rows, positions, batch))
+
+    def _decode_and_choose(self, way: Way, rows: Tensor, contexts: Tensor) -> Tensor:
+        """The next tokens (bucket,), written to their rows; padding writes to the spare one."""
+        tokens = self._sampler.choose(way, self._decode(rows, contexts), rows, contexts)
+        self._tokens[rows, contexts] = tokens.int()
+        return tokens
 
     def _run_mixed(self, plan: StepPlan) -> tuple[Tensor, Lines]:
         """Decodes and chunks; logits (lines, vocab_size) of the rows that are sampled."""

@@ -7,6 +7,7 @@ the same tokens alone and in any batch. Knows rows of numbers, no requests.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from engine.paged.kernels.sample import Choose
 
 FEW = 64  # candidates that are enough for nearly every top-k
 MANY = 1024  # candidates for top-p without top-k; their mass is checked
+_UNFILTERED = SamplingParams(temperature=0, top_k=0, top_p=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,14 @@ class Lines:
     positions: Tensor  # ends, int64
 
 
+class Way(IntEnum):
+    """How much it takes to choose a row's token; a batch goes the way of its last row."""
+
+    GREEDY = 0
+    FEW = 1  # one of the FEW best
+    ANY = 2  # what only `Sampler.sample` can do
+
+
 class Sampler:
     """Sampling parameters of every row, on the host as flags and on the device as numbers."""
 
@@ -73,10 +83,15 @@ class Sampler:
         self._typical_p = torch.ones(max_rows, device=device)
         self._seed = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._bias: dict[int, tuple[Tensor, Tensor]] = {}
+        self._ways = [Way.GREEDY] * max_rows
 
     def set_row(self, row: int, params: SamplingParams, seed: int) -> None:
         """Take over a request's parameters, already checked; `seed` is 64 bits, signed."""
+        bias = params.logit_bias
         self._params[row] = params
+        self._ways[row] = _way_of(params)
+        if params.temperature <= 0:  # where others are drawn, it is the best of all candidates
+            params = _UNFILTERED
         self._temperature[row] = max(params.temperature, 0.0)
         self._top_k[row] = max(params.top_k, 0)
         self._top_p[row] = params.top_p
@@ -84,10 +99,24 @@ class Sampler:
         self._typical_p[row] = params.typical_p
         self._seed[row] = seed
         self._bias.pop(row, None)
-        if params.logit_bias:
-            ids = torch.tensor(list(params.logit_bias), device=self._device)
-            values = torch.tensor(list(params.logit_bias.values()), device=self._device)
+        if bias:
+            ids = torch.tensor(list(bias), device=self._device)
+            values = torch.tensor(list(bias.values()), device=self._device)
             self._bias[row] = ids, torch.where(values <= -100, -torch.inf, values)
+
+    def way(self, rows: Sequence[int]) -> Way:
+        return max(map(self._ways.__getitem__, rows))
+
+    def choose(self, way: Way, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """What `sample` would choose for rows that go no further than `way`, which is not ANY.
+
+        All arguments are on the device and the host decides nothing, so a graph may hold it.
+        """
+        if way is Way.GREEDY:
+            return logits.argmax(-1)
+        values, ids = logits.topk(min(FEW, logits.shape[-1]), -1)
+        kept, _ = self._filter(values, torch.logsumexp(values, -1), rows, is_typical=False)
+        return self._choose(kept, self._temperature[rows], self._seed[rows], positions, ids)
 
     def sample(
         self,
@@ -159,7 +188,9 @@ class Sampler:
         if width == 0:
             return self._choose(logits, temperature, seeds, positions)
         values, ids = logits.topk(width, -1)
-        kept, is_enough = self._filter(values, torch.logsumexp(logits, -1), lines.rows, index)
+        is_typical = any(self._params[row].typical_p < 1 for row in lines.rows)
+        log_total = torch.logsumexp(logits, -1)
+        kept, is_enough = self._filter(values, log_total, index, is_typical=is_typical)
         tokens = self._choose(kept, temperature, seeds, positions, ids)
         # To ask the device is to wait for it; a top-k never needs more than its candidates.
         is_open = any(self._params[row].top_k <= 0 for row in lines.rows)
@@ -172,7 +203,9 @@ class Sampler:
         """One row with all of the vocabulary as candidates."""
         values, ids = logits.sort(descending=True)
         index = torch.tensor([row], device=self._device)
-        kept, _ = self._filter(values[None], torch.logsumexp(logits, -1)[None], [row], index)
+        is_typical = self._params[row].typical_p < 1
+        log_total = torch.logsumexp(logits, -1)[None]
+        kept, _ = self._filter(values[None], log_total, index, is_typical=is_typical)
         temperature, seed = self._temperature[index], self._seed[index]
         return self._choose(kept, temperature, seed, position[None], ids[None])[0]
 
@@ -185,7 +218,7 @@ class Sampler:
         return min(vocab_size, FEW if widest <= FEW else max(widest, MANY))
 
     def _filter(
-        self, values: Tensor, log_total: Tensor, rows: Sequence[int], index: Tensor
+        self, values: Tensor, log_total: Tensor, index: Tensor, *, is_typical: bool
     ) -> tuple[Tensor, Tensor]:
         """Candidates that fail a filter become -inf; also whether the candidates sufficed.
 
@@ -197,7 +230,7 @@ class Sampler:
         kept = values.masked_fill((top_k > 0) & (rank >= top_k), -torch.inf)
         log_total = torch.where(top_k[:, 0] > 0, torch.logsumexp(kept, -1), log_total)
         logprobs = kept - log_total[:, None]
-        if any(self._params[row].typical_p < 1 for row in rows):
+        if is_typical:
             kept = _typical(kept, logprobs, self._typical_p[index, None])
             logprobs = kept - torch.logsumexp(kept, -1, keepdim=True)
         probs = logprobs.exp()
@@ -207,6 +240,14 @@ class Sampler:
         kept = kept.masked_fill(values < values[:, :1] + min_p.log(), -torch.inf)
         is_whole = (top_k[:, 0] > 0) | (probs.sum(-1) >= top_p[:, 0].clamp(max=1 - 1e-4))
         return kept, is_whole
+
+
+def _way_of(params: SamplingParams) -> Way:
+    if params.logit_bias or _penalizes(params):
+        return Way.ANY
+    if params.temperature <= 0:
+        return Way.GREEDY
+    return Way.FEW if 0 < params.top_k <= FEW and params.typical_p >= 1 else Way.ANY
 
 
 def _truncates(params: SamplingParams) -> bool:

@@ -49,7 +49,7 @@ class EngineClient:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
-        self._streams: dict[int, asyncio.Queue[SequenceStep | EngineError]] = {}
+        self._streams: dict[int, asyncio.Queue[list[SequenceStep] | EngineError]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._ready: asyncio.Future[EngineInfo] = loop.create_future()
         self._ended: asyncio.Future[EngineError] = loop.create_future()
@@ -127,10 +127,11 @@ class EngineClient:
 
     async def generate(
         self, request: GenerateRequest, *, is_over: Callable[[], bool] = lambda: False
-    ) -> AsyncGenerator[SequenceStep, None]:
-        """Run one sequence; its `id` is set here. The last step carries `finish` and usage.
+    ) -> AsyncGenerator[list[SequenceStep], None]:
+        """Run one sequence; its `id` is set here. Yields the steps that arrived together, at least
+        one; the last of all carries `finish` and usage.
 
-        `is_over` is asked after each step: when it says True the sequence is aborted, and its last
+        `is_over` is asked after each yield: when it says True the sequence is aborted, and its last
         step still follows. Leaving the loop early (break, error, cancel) aborts it silently.
         """
         request = msgspec.structs.replace(request, id=next(self._numbers))
@@ -143,7 +144,7 @@ class EngineClient:
                 if isinstance(item, EngineError):
                     finished = True
                     raise item
-                finished = item.finish is not None
+                finished = item[-1].finish is not None
                 yield item
                 if not (finished or is_aborted) and is_over():
                     is_aborted = True
@@ -222,9 +223,11 @@ class EngineClient:
     def _on_frame(self, frame: frames.FromWorker) -> None:
         match frame:
             case frames.Steps(steps=steps):
-                for step in steps:
-                    if (queue := self._streams.get(step.id)) is not None:
-                        queue.put_nowait(error_from_code(*step.error) if step.error else step)
+                for number, group in itertools.groupby(steps, key=lambda step: step.id):
+                    if (queue := self._streams.get(number)) is not None:
+                        arrived = list(group)
+                        error = arrived[-1].error
+                        queue.put_nowait(error_from_code(*error) if error else arrived)
             case frames.Result(call=call, value=value, error=error):
                 future = self._calls.get(call)
                 if future is not None and not future.done():

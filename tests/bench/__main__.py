@@ -12,8 +12,10 @@ from __future__ import annotations
 import bench_idle
 import bench_install
 import bench_latency
+import bench_paged_floor
 import bench_paged_host
 import bench_paged_latency
+import bench_paged_online
 import bench_paged_throughput
 import bench_service
 import bench_single_stream
@@ -29,7 +31,9 @@ def main() -> None:
         bench_service,
         bench_install,
         bench_latency,
+        bench_paged_floor,
         bench_paged_latency,
+        bench_paged_online,
         bench_paged_throughput,
         bench_single_stream,
     ):

@@ -91,7 +91,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured.append(found)
             rows.append([str(value) for value in found.values()])
     headers = ["sequences", "mode", "plan p50 µs", "commit p50", "step p50", "step p99", "columns"]
-    harness.report("paged_host", conditions, headers, rows, measured)
+    figures = [
+        harness.Figure(
+            f"plan + commit, 256 rows, {mode}", float(row["step_p50_us"]), 250, True, "µs"
+        )
+        for mode in ("sync", "overlap")
+        for row in measured
+        if row["sequences"] == 256 and row["mode"] == mode
+    ]
+    harness.report("paged_host", conditions, headers, rows, measured, figures)
 
 
 if __name__ == "__main__":

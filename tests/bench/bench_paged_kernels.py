@@ -39,18 +39,19 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(SEED)
     repeats = 10 if options.quick else 50
     peak = _peak_gb_s(repeats)
-    rows, measured = [], []
+    rows, measured, figures = [], [], []
     for name, size, kernel, plain in [*_attention(), *_projections(), *_rows()]:
         ours, torchs = _median_us(kernel, repeats), _median_us(plain, max(repeats // 5, 3))
         speed = size / ours / 1e3
         rows.append([name, f"{ours:.1f}", f"{torchs:.1f}", f"{speed:.0f}", f"{speed / peak:.0%}"])
         measured.append({"name": name, "us": ours, "torch_us": torchs, "bytes": size})
-    conditions = harness.machine() | {
-        "device": torch.cuda.get_device_name(), "torch": torch.__version__, "seed": SEED,
+        figures.append(harness.Figure(f"{name}, {speed:.0f} GB/s of {peak:.0f}", speed / peak))
+    conditions = harness.machine() | harness.torch_conditions(DEVICE) | {
+        "seed": SEED,
         "copy_gb_s": round(peak), "repeats": repeats,
     }  # fmt: skip
     headers = ["kernel", "us", "torch us", "GB/s", "of peak"]
-    harness.report("paged_kernels", conditions, headers, rows, measured)
+    harness.report("paged_kernels", conditions, headers, rows, measured, figures)
 
 
 def _median_us(work: Callable[[], object], repeats: int) -> float:

@@ -3,6 +3,7 @@
 Requests with mixed prompt and output lengths arrive by a Poisson process, whether earlier ones
 are done or not, and are streamed in Ollama's dialect. Client and service share the cores. Then,
 with nobody else there: a long prompt that begins as an earlier one did, against one that is new.
+`bench_paged_online.py` compares with Transformers' continuous batching, without HTTP.
 
     TTFT          from sending a request to its first token
     between       from one token of a request to its next

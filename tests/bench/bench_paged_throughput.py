@@ -123,7 +123,7 @@ def contenders(options: argparse.Namespace, mix: Mix) -> Iterator[list[Contender
                 print(error, file=sys.stderr)
                 missing = "did not start, see above"
         yield [
-            Contender(OURS, "SDPA on gathered blocks", None, ours),
+            Contender(OURS, "block by block; prompts SDPA", None, ours),
             Contender(SEQUENTIAL, "SDPA", 4.0, enter(peers.sequential(model))),
             Contender("Transformers, static batches", "SDPA with a mask", 1.5, static),
             Contender("Transformers, continuous batching", "paged|sdpa", None, continuous),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import importlib.metadata
@@ -53,6 +54,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def torch_conditions(device: Any) -> dict[str, Any]:
+    """The device and the versions that decide what it does."""
+    import torch
+
+    names = ("torch", "triton", "transformers")
+    found: dict[str, Any] = {"device": "cpu", "versions": {name: _version(name) for name in names}}
+    if device.type == "cuda":
+        found["device"] = torch.cuda.get_device_name(device)
+        found["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return found
+
+
 def _proc_value(path: str, key: str) -> str:
     lines = Path(path).read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
@@ -60,7 +73,10 @@ def _proc_value(path: str, key: str) -> str:
 
 def _commit() -> str:
     describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
-    found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # a bare machine with a GPU may have no git
+        return "unknown"
     return found.stdout.strip() or "unknown"
 
 
@@ -269,13 +285,33 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of a benchmark that a table of all of them shows."""
+
+    what: str
+    value: float
+    bar: float | None = None
+    is_limit: bool = False  # the bar is the most that is allowed, not the least
+    unit: str = ""
+
+    @property
+    def held(self) -> str:
+        if self.bar is None:
+            return ""
+        return (
+            "yes" if (self.value <= self.bar) == self.is_limit or self.value == self.bar else "NO"
+        )
+
+
 def report(
     benchmark: str, conditions: Mapping[str, Any], headers: Sequence[str],
-    rows: Sequence[Sequence[str]], measured: Any,
+    rows: Sequence[Sequence[str]], measured: Any, figures: Sequence[Figure] = (),
 ) -> None:  # fmt: skip
     """Print conditions and one table, and append one JSON line to results/<benchmark>.jsonl.
 
-    conditions begin with `machine()`, taken before the measurement; measured is every figure.
+    conditions begin with `machine()`, taken before the measurement; measured is every figure, and
+    `figures` are the few of them for `gpu_table.py`, which sets HEARTH_BENCH_RESULTS.
     """
     print(f"\n## {benchmark}\n")
     for key, value in conditions.items():
@@ -284,10 +320,16 @@ def report(
         print("The machine was busy before the run: repeat it when it is quiet.")
     print()
     print_table(headers, rows)
-    RESULTS.mkdir(exist_ok=True)
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    with (RESULTS / f"{benchmark}.jsonl").open("a") as file:
-        file.write(json.dumps(line | dict(conditions) | {"measured": measured}) + "\n")
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **conditions}
+    line |= {"measured": measured, "figures": [dataclasses.asdict(figure) for figure in figures]}
+    append_result(benchmark, line)
+
+
+def append_result(benchmark: str, line: Mapping[str, Any]) -> None:
+    folder = Path(os.environ.get("HEARTH_BENCH_RESULTS") or RESULTS)
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{benchmark}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

@@ -40,6 +40,7 @@ class Faults:
     realm: str = ""  # where a 401 sends for a token; "own" is this proxy
     fail_uploads: int = 0  # so many parts of uploads get `fail_status` when they have come
     deaf: bool = False  # parts of uploads are not read
+    writes_left: int | None = None  # after so many POST, PATCH and PUT nothing answers any more
     storage: str = ""  # parts of uploads are sent to this base address, as Ollama's registry does
     compress: bool = False  # pretend Content-Encoding: gzip
     manifest: bytes | None = None  # sent for every manifest
@@ -98,6 +99,11 @@ class _Server:
             query=request.query,
         )
         proxy.requests.append(note)
+        if faults.writes_left is not None and request.method in {"POST", "PATCH", "PUT"}:
+            if not faults.writes_left:
+                request.transport.close()
+                raise web.HTTPServiceUnavailable
+            faults.writes_left -= 1
         if request.path == "/token":
             return self._token(request)
         if faults.realm and request.headers.get("Authorization") != f"Bearer {TOKEN}":

@@ -52,16 +52,16 @@ def make_cache(batch, block_size, num_kv_heads, head_dim, dtype, quantized=False
 _HALVES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}  # offsets of float16 fields
 
 
-def random_blocks(kind, out_features, in_features):
+def random_blocks(kind, out_features, in_features, device="cpu"):
     """Random valid blocks of a ggml type as (bytes,) uint8: all bits random, scales finite."""
     elements, size = BLOCKS[kind]
-    raw = torch.randint(0, 256, (out_features * in_features // elements, size)).to(torch.uint8)
+    shape = (out_features * in_features // elements, size)
+    raw = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     for at in _HALVES[kind.name]:
-        scale = (torch.randn(len(raw), 1) / 64).half()
+        scale = (torch.randn(len(raw), 1, device=device) / 64).half()
         raw[:, at : at + 2] = scale.view(torch.uint8)
     return raw.view(-1)
 
 
 def random_planar(kind, out_features, in_features, device="cpu"):
-    raw = random_blocks(kind, out_features, in_features)
-    return repack(raw.to(device), kind, in_features)
+    return repack(random_blocks(kind, out_features, in_features, device), kind, in_features)

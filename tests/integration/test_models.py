@@ -52,7 +52,7 @@ async def use(models, stored, **options):
 
 async def answer(client):
     request = GenerateRequest(id=0, prompt="still here")
-    return b"".join([step.data async for step in client.generate(request)])
+    return b"".join([step.data async for steps in client.generate(request) for step in steps])
 
 
 def names(models):

@@ -71,15 +71,15 @@ class Storm:
         await self.models.unload(self.random.choice(self.stored).name)
 
     async def read(self, client, request):
-        steps = client.generate(request)
+        arrivals = client.generate(request)
         try:
-            async for step in steps:
-                if step.finish is not None:
+            async for steps in arrivals:
+                if steps[-1].finish is not None:
                     self.answers += 1
-                if step.usage is None and self.random.random() < 1 / LONGEST_STEPS:
+                elif self.random.random() < 1 / LONGEST_STEPS:
                     return
         finally:
-            await steps.aclose()
+            await arrivals.aclose()
 
 
 @pytest.fixture

@@ -50,7 +50,14 @@ def engine_of(model, *, overlap=True, graphs=False, num_blocks=200, step_tokens=
         max_waiting=64,
         step_tokens=step_tokens,
     )
-    return PagedEngine(replace(model, limits=limits), overlap=overlap, graphs=graphs)
+    return PagedEngine(
+        replace(model, limits=limits), overlap=overlap, graphs=graphs, capture=replayed
+    )
+
+
+def replayed(compute):
+    """A capture without a GPU: the same work again, on the memory that it read the first time."""
+    return compute
 
 
 def serve(engine, requests):
@@ -95,7 +102,7 @@ def alone(model):
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("num_blocks", [200, 14])
 @pytest.mark.parametrize("step_tokens", [512, 24])
-@pytest.mark.parametrize("graphs", [True, False])  # here: the padding that graphs need
+@pytest.mark.parametrize("graphs", [True, False])  # the padding and the places that graphs need
 def test_same_tokens_in_every_mode(model, alone, overlap, num_blocks, step_tokens, graphs):
     engine = engine_of(
         model, overlap=overlap, num_blocks=num_blocks, step_tokens=step_tokens, graphs=graphs
@@ -105,6 +112,37 @@ def test_same_tokens_in_every_mode(model, alone, overlap, num_blocks, step_token
     assert list(again.values()) == list(alone.values())
     if num_blocks == 200:
         assert ends[101][1].cached_tokens >= model.limits.block_size
+
+
+def test_captured_steps_choose_what_launched_ones_choose(model):
+    def mixed(seed):
+        ways = ({"temperature": 0.0}, {}, {"top_k": 64, "min_p": 0.1}, {"repeat_penalty": 1.2},
+                {"top_k": 0, "top_p": 0.8}, {"logit_bias": {9: 2.0}})  # fmt: skip
+        return [
+            GenerateRequest(
+                id=id, prompt=PROMPTS[id % 8], max_tokens=30 - 3 * id, ignore_eos=True,
+                sampling=SamplingParams(seed=seed + id, **ways[id]),
+            )
+            for id in range(len(ways))
+        ]  # fmt: skip
+
+    for requests in (mixed(1), mixed(2)[:3], greedy(PROMPTS[:3])):
+        engine = engine_of(model, graphs=True)
+        assert serve(engine, requests)[0] == serve(engine_of(model), requests)[0]
+        assert engine.stats()["graphs"] >= 1
+
+
+def test_a_failed_capture_costs_its_graph_and_is_told(model):
+    def refuse(_compute):
+        raise RuntimeError("CUDA error: operation not permitted")
+
+    requests = greedy(PROMPTS[:3])
+    engine = PagedEngine(model, graphs=True, capture=refuse)
+    assert serve(engine, requests)[0] == serve(engine_of(model), requests)[0]
+    told = "no graphs for GREEDY of 4, GREEDY of 2 (CUDA error: operation not permitted)"
+    assert told in engine.info.description
+    assert engine.stats()["graphs_failed"] == told
+    assert engine.stats()["graphs"] == 0
 
 
 def test_starving_pool_preempts_and_loses_nothing(model):
@@ -215,6 +253,22 @@ def test_what_can_never_be_served_is_refused_at_once(model):
     with pytest.raises(EngineRequestError, match="cannot be compiled"):
         engine.add(GenerateRequest(id=1, prompt="x", constraint=bad))
     assert not engine.has_work()
+
+
+def test_priority_and_salt_of_a_request_reach_the_scheduler(model):
+    engine = engine_of(model, rows=1)
+    for request in [*greedy(["a", "b"], max_tokens=2), *greedy(["c"], first=3, priority=1)]:
+        engine.add(request)
+    order = []
+    while engine.has_work():
+        order += [step.id for step in engine.step() if step.finish is not None]
+    assert order == [3, 1, 2]
+    cached = [
+        serve(engine, greedy([SHARED * 2], first=first, cache_salt=salt))[1][first][1].cached_tokens
+        for first, salt in ((10, "x"), (11, "x"), (12, "y"), (13, ""))
+    ]
+    assert cached[1] > 0
+    assert cached[0] == cached[2] == cached[3] == 0
 
 
 def test_int8_cache_is_small_and_gives_the_same_tokens(path, alone):

@@ -1,10 +1,12 @@
 """Kernels compile, without a GPU, for each one we support, within the shared memory it has.
 
-This is a choice that takes half a minute; `pytest tests/gpu/test_paged_targets.py` compiles every
-kernel for every target in bf16 and fp16, which takes some ten.
+This is a choice that takes a minute; `pytest tests/gpu/test_paged_targets.py` compiles every kernel
+at every size for every target in bf16 and fp16, which takes some ten.
 """
 
 import functools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,31 +16,50 @@ pytest.importorskip("triton", reason="triton is not installed")
 from engine.gguf.types import GGMLType
 from engine.paged.attention.torch_paged import TorchPaged
 from engine.paged.device import find_back_ends
+from engine.paged.kernels import jit
 from tests.fakes import kernel_launches as launches
 from tests.fakes.triton_driver import SHARED_LIMIT_KB, compile_only
 
-DECISIVE = {
+EVERYWHERE = {
     "largest heads": functools.partial(launches.launch_attention, torch.bfloat16, 256),
     "int8 cache": functools.partial(launches.launch_attention, torch.float16, 96, True, 7),
-    "Q4_K": functools.partial(launches.launch_projection, torch.bfloat16, GGMLType.Q4_K),
-}
-THE_REST = {
     "store": functools.partial(launches.launch_store, torch.bfloat16, 80, True),
     "ops": functools.partial(launches.launch_ops, torch.bfloat16),
     "sampling": launches.launch_sampling,
-    "Q6_K": functools.partial(launches.launch_projection, torch.float16, GGMLType.Q6_K),
+    "Q4_K": functools.partial(launches.launch_projection, torch.bfloat16, GGMLType.Q4_K),
 }
+# The same kernel with other constants: each type on one target of each size of shared memory.
+SOMEWHERE = [
+    (GGMLType.Q8_0, (86, 90)),
+    (GGMLType.Q4_0, (80, 120)),
+    (GGMLType.Q6_K, (87, 89)),
+]
+compiled = {capability: set() for capability in SHARED_LIMIT_KB}
 
 
-@pytest.mark.parametrize("launch", DECISIVE.values(), ids=DECISIVE)
+@pytest.mark.parametrize("launch", EVERYWHERE.values(), ids=EVERYWHERE)
 @pytest.mark.parametrize("capability", SHARED_LIMIT_KB)
-def test_decisive_kernels_compile_everywhere(capability, launch):
+def test_kernels_compile_everywhere(capability, launch):
     check(capability, launch)
 
 
-@pytest.mark.parametrize("launch", THE_REST.values(), ids=THE_REST)
-def test_other_kernels_compile_for_the_smallest_board(launch):
-    check(87, launch)
+@pytest.mark.parametrize(
+    ("capability", "kind"), [(target, kind) for kind, targets in SOMEWHERE for target in targets]
+)
+def test_projections_of_every_type_compile(capability, kind):
+    check(capability, functools.partial(launches.launch_projection, torch.float16, kind))
+
+
+@pytest.mark.parametrize("capability", SHARED_LIMIT_KB)
+def test_no_kernel_is_left_out(capability):
+    """Every kernel that any module launches was compiled by the tests above, for each target."""
+    if not compiled[capability]:
+        pytest.skip("the tests above were not chosen")
+    launched = set()
+    for file in Path(jit.__file__).parent.glob("*.py"):
+        launched |= set(re.findall(r"^ +(_[a-z_]+)\[\(?", file.read_text(), re.MULTILINE))
+    assert {"_decode", "_merge", "_prefill", "_store", "_rms_norm", "_matmul"} <= launched
+    assert compiled[capability] == launched
 
 
 def test_too_much_shared_memory_is_noticed():
@@ -65,5 +86,6 @@ def check(capability, launch):
     with compile_only(capability) as driver:
         launch()
     for kernel in driver.built:
+        compiled[capability].add(kernel.name)
         print(f"sm_{capability} {kernel.name:18} {kernel.shared / 1024:6.1f} KB")
         assert kernel.shared <= SHARED_LIMIT_KB[capability] * 1024

@@ -1,6 +1,7 @@
 """The paged engine behind HTTP, on the CPU: its limits are one clear error in each dialect."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,6 +47,26 @@ def test_what_is_over_a_limit_is_one_error_before_anything_is_sent(
 ):
     reply = send(served, "POST", path, body={"model": "m", "stream": stream, **body})
     assert seen in assert_error(reply, 400, path)
+
+
+def test_the_log_tells_the_arithmetic_of_the_cache(served):
+    send(served, "POST", TEXT, body={"model": "m", "prompt": "a", "max_tokens": 1})
+    loaded = next(line for line in served.log.splitlines() if "loaded model=m" in line)
+    assert "the least of" in loaded
+    assert "planned)" in loaded
+
+
+def test_a_seeded_request_says_the_same_alone_and_in_a_crowd(served):
+    def ask(number):
+        body = {"model": "m", "prompt": f"say {number} " * (1 + number % 5), "max_tokens": 24,
+                "temperature": 1.5, "seed": number}  # fmt: skip
+        return send(served, "POST", TEXT, body=body).json["choices"][0]
+
+    alone = [ask(number) for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(ask, range(12)))
+    assert together == alone
+    assert len({choice["text"] for choice in alone}) == 12
 
 
 def test_the_code_of_too_long_a_prompt_is_openais(served):

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from appliance.config import load_settings
-from appliance.hardware import Gpu
-from appliance.models.spec import memory_need
+from appliance.hardware import Gpu, read_memory
+from appliance.models.planner import MIB, shrink_kv
+from appliance.models.spec import memory_need, with_budget
 from engine import abilities
 from engine.api import LoadSpec
 from engine.errors import ModelFormatError
 from engine.gguf import GGMLType, read_header
-from engine.paged import model as paged_model
 from engine.paged.model import PagedModel
 from engine.paged.weights.dequant import check_supported
 from tests.fakes.gguf_builder import tiny_embedding_gguf, tiny_llama_gguf
@@ -132,11 +132,34 @@ def test_need_is_what_the_engine_takes_on_the_cpu(tmp_path):
     assert need.least_kv_bytes < need.kv_bytes
 
 
-def test_figures_that_are_kept_twice_are_the_same():
-    assert abilities.BLOCK_SIZE == paged_model.BLOCK_SIZE
-    assert (abilities.CPU_ROWS, abilities.GPU_ROWS) == (paged_model.CPU_ROWS, paged_model.GPU_ROWS)
-    steps = (abilities.CPU_STEP_TOKENS, abilities.GPU_STEP_TOKENS)
-    assert steps == (paged_model.CPU_STEP_TOKENS, paged_model.GPU_STEP_TOKENS)
+def test_the_cache_keeps_to_the_control_group_and_the_reserve(tmp_path):
+    path = tiny_llama_gguf(tmp_path / "m.gguf", context=512)
+    spec = LoadSpec(engine="paged", model_path=str(path), context_length=512, threads=1)
+    need = memory_need(spec, read_header(path))
+    reserve, used, cached = 100 * MIB, 700 * MIB, 50 * MIB
+    limit = used - cached + reserve + need.total_bytes - need.kv_bytes // 2
+    group = tmp_path / "cgroup/hearth"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(str(limit))
+    (group / "memory.current").write_text(str(used))
+    (group / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+    own = tmp_path / "self"
+    own.write_text("0::/hearth\n")
+    memory = read_memory(cgroup=tmp_path / "cgroup", self_cgroup=own)
+    granted = shrink_kv(need, memory, reserve, [])
+    model = PagedModel.open(with_budget(spec, granted))
+    assert need.kv_bytes // 2 - 2**16 < model.budget.total_bytes <= need.kv_bytes // 2
+    assert f"weights and {need.kv_bytes // 2 // MIB} planned)" in model.description
+    assert model.limits.max_context == 512
+
+
+def test_only_a_shared_cache_in_main_memory_is_given_a_size(tmp_path):
+    header = read_header(tiny_llama_gguf(tmp_path / "m.gguf"))
+    paged, llama = LoadSpec(engine="paged"), LoadSpec(engine="llama")
+    card = Gpu("NVIDIA H200", shares_memory=False)
+    assert with_budget(paged, memory_need(paged, header, card)) == paged
+    assert with_budget(llama, memory_need(llama, header)) == llama
+    assert with_budget(paged, memory_need(paged, header)).kv_bytes > 0
 
 
 @pytest.mark.parametrize("kind", list(GGMLType))

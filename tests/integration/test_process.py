@@ -31,7 +31,7 @@ def ask(prompt, **fields):
 
 
 async def collect(client, request):
-    return [step async for step in client.generate(request)]
+    return [step async for steps in client.generate(request) for step in steps]
 
 
 async def test_a_worker_asks_for_huge_pages_and_keeps_the_settings_of_its_user(monkeypatch):
@@ -79,6 +79,22 @@ async def test_engine_refuses_one_request_and_serves_the_next():
         assert (await collect(client, ask("fine")))[-1].finish is FinishReason.STOP
 
 
+async def test_quick_steps_come_together_the_first_and_the_last_at_once():
+    async with echo() as client:
+        request = ask(" ".join("abcdefghij"), held_steps=3)
+        arrivals = [steps async for steps in client.generate(request)]
+    assert len(arrivals[0]) == 1
+    assert 1 < max(map(len, arrivals)) <= 4
+    assert b"".join(s.data for steps in arrivals for s in steps) == b"a b c d e f g h i j"
+    assert arrivals[-1][-1].finish is FinishReason.STOP
+
+
+async def test_each_step_comes_by_itself_where_none_may_wait():
+    async with echo() as client:
+        arrivals = [steps async for steps in client.generate(ask("a b c d e f"))]
+    assert {len(steps) for steps in arrivals} == {1}
+
+
 async def test_leaving_the_stream_frees_the_engine_within_two_steps():
     async with echo() as client:
         async with aclosing(client.generate(ask("[[forever]]"))) as steps:
@@ -96,8 +112,8 @@ async def test_is_over_aborts_and_still_tells_the_usage():
         def is_over():
             return len(seen) >= 3
 
-        async for step in client.generate(ask("[[forever]]"), is_over=is_over):
-            seen.append(step)  # noqa: PERF401 - `is_over` watches the list grow
+        async for steps in client.generate(ask("[[forever]]"), is_over=is_over):
+            seen.extend(steps)
     assert seen[-1].finish is FinishReason.ABORT
     assert seen[-1].usage.output_tokens >= 3
 

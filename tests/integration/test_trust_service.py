@@ -31,7 +31,11 @@ def box(start_service, tiny_gguf):
 
 def test_what_a_repository_owns_comes_signed_or_not_at_all(box):
     enrol(box)
-    for path, body in ways_in("acme/assistant"):
+    pull, *others = ways_in("acme/assistant")
+    status, answer = box.call("POST", *pull)
+    assert (status, answer["code"]) == (502, "unreachable")
+    assert "has no address" in answer["error"]
+    for path, body in others:
         status, answer = box.call("POST", path, body)
         assert (status, answer["code"]) == (403, "policy"), path
         assert "belongs to the repository acme" in answer["error"]

@@ -9,6 +9,7 @@ from appliance.trust.errors import TrustError
 from appliance.trust.fetch import from_folder
 from tests.fakes.tuf_repository import TufRepository, days
 from tests.integration.trust_box import Box, opened
+from tests.integration.trust_box import published as with_rival
 
 NAME = "acme/assistant/1.2.0"
 
@@ -303,3 +304,42 @@ def test_a_stick_that_is_gone_is_unreachable(tmp_path):
     with pytest.raises(TrustError) as caught:
         box.store.refresh(from_folder(tmp_path / "gone"))
     assert caught.value.code == "unreachable"
+
+
+@pytest.mark.parametrize("step", ["hearth", "tuf", "acme", "metadata"])
+def test_a_folder_on_a_stick_is_reached_without_links(tmp_path, step):
+    repo = published()
+    box = Box(tmp_path, repo)
+    steps = ("hearth", "tuf", "acme", "metadata")
+    medium = tmp_path / "medium"
+    repo.write_to(medium.joinpath(*steps))
+    link = medium.joinpath(*steps[: steps.index(step) + 1])
+    link.rename(tmp_path / "elsewhere")
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TrustError) as caught:
+        box.store.refresh(from_folder(medium, *steps), [NAME])
+    assert caught.value.code == "unreachable"
+    link.unlink()
+    (tmp_path / "elsewhere").rename(link)
+    assert box.store.refresh(from_folder(medium, *steps), [NAME]).targets[NAME].length == 3
+
+
+def test_what_is_only_hoped_for_need_not_be_listed(tmp_path):
+    repo = published()
+    box = Box(tmp_path, repo)
+    source = from_folder(repo.write_to(box.stick))
+    trusted = box.store.refresh(source, [], ["acme/none/1", NAME, "acme/" + "x" * 2000])
+    assert list(trusted.targets) == [NAME]
+
+
+def test_a_role_that_is_missing_fails_what_is_hoped_for(tmp_path):
+    """All or nothing: that no publisher lists a name is only known when all were heard."""
+    repo = with_rival()
+    box = Box(tmp_path, repo)
+    repo.write_to(box.stick)
+    (box.stick / f"{repo.roles['rival'].version}.rival.json").unlink()
+    before = box.state()
+    with pytest.raises(TrustError) as caught:
+        box.store.refresh(from_folder(box.stick), [], [NAME, "rival/x/1"])
+    assert caught.value.code == "incomplete"
+    assert box.state() == before

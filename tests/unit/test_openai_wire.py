@@ -68,6 +68,8 @@ def test_a_chat_becomes_one_job():
         {"prediction": {"type": "content"}},
         {"web_search_options": {}},
         {"service_tier": "priority"},
+        {"priority": -1},
+        {"cache_salt": "mine"},
         {"store": True},
         {"reasoning_effort": "high"},
         {"reasoning": {"effort": "low"}},

@@ -88,8 +88,48 @@ def test_what_is_sent_lies_where_it_lay_before():
     assert second[0].dtype == torch.int64
 
 
+ROWS, CONTEXTS = torch.tensor([1, 2]), torch.tensor([3, 4])
+
+
+class Recording:
+    """A capture without a GPU: what is replayed is what was computed when it was captured."""
+
+    def __init__(self, fails=False):
+        self.fails, self.calls = fails, 0
+
+    def __call__(self, compute):
+        self.calls += 1
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        result = compute()
+        return lambda: result
+
+
 def test_without_a_gpu_a_graph_is_a_call():
-    rows, contexts = torch.tensor([1, 2]), torch.tensor([3, 4])
-    graphs = Graphs(torch.add, captures=False)
+    graphs = Graphs({"sum": torch.add}, None)
     for _ in range(3):
-        assert graphs.run(rows, contexts).tolist() == [4, 6]
+        assert graphs.run("sum", ROWS, CONTEXTS).tolist() == [4, 6]
+    assert (graphs.captured, graphs.failures) == (0, "")
+
+
+def test_a_size_is_captured_when_it_comes_again():
+    capture = Recording()
+    graphs = Graphs({"sum": torch.add, "product": torch.mul}, capture)
+    for calls in (0, 1, 1):
+        assert graphs.run("sum", ROWS, CONTEXTS).tolist() == [4, 6]
+        assert capture.calls == calls
+    for calls in (1, 2, 2):
+        assert graphs.run("product", ROWS, CONTEXTS).tolist() == [3, 8]
+        assert capture.calls == calls
+    assert graphs.captured == 2
+
+
+def test_what_cannot_be_captured_is_called_and_told_once():
+    capture = Recording(fails=True)
+    graphs = Graphs({"sum": torch.add}, capture)
+    for _ in range(4):
+        assert graphs.run("sum", ROWS, CONTEXTS).tolist() == [4, 6]
+    assert capture.calls == 1
+    assert graphs.captured == 0
+    reason = "operation not permitted when stream is capturing"
+    assert graphs.failures == f"no graphs for sum of 2 ({reason})"

@@ -45,7 +45,7 @@ class Step:
         self.k = [torch.randn(context, kv_heads, HEAD_DIM, dtype=dtype) for context in contexts]
         self.v = [torch.randn(context, kv_heads, HEAD_DIM, dtype=dtype) for context in contexts]
         self.q = torch.randn(sum(queries), kv_heads * group, HEAD_DIM, dtype=dtype)
-        self.backend = TorchPaged(group_bytes=64 * kv_heads * HEAD_DIM * 4)
+        self.backend = TorchPaged()
         everything = step_batch(contexts, contexts, tables, BLOCK_SIZE).slot_mapping
         self.backend.store(torch.cat(self.k), torch.cat(self.v), self.cache, everything)
 
@@ -59,9 +59,10 @@ class Step:
 
 def empty_layer(shape, dtype, quantised):
     """A cache full of what must never be read: NaN, or the largest numbers that int8 allows."""
-    if not quantised:
-        nan = torch.full(shape, math.nan, dtype=dtype)
-        return KvLayer(nan, nan.clone())
+    if not quantised:  # keys by head in memory, as the engine keeps them here; values by token
+        blocks, size, heads, head_dim = shape
+        keys = torch.full((blocks, heads, size, head_dim), math.nan, dtype=dtype).transpose(1, 2)
+        return KvLayer(keys, torch.full(shape, math.nan, dtype=dtype))
     scale = torch.full(shape[:3], math.nan, dtype=torch.float16)
     most = torch.full(shape, 127, dtype=torch.int8)
     return KvLayer(most, most.clone(), scale, scale.clone())

@@ -51,7 +51,12 @@ class AttentionParams:
 
 
 class AttentionBackend(Protocol):
-    """Writes new KV into the cache and attends over it. Stateless between calls."""
+    """Writes new KV into the cache and attends over it. Stateless between calls.
+
+    by_head   it is fastest where a block's memory is (num_kv_heads, block_size, head_dim)
+    """
+
+    by_head: bool
 
     def store(
         self, k: torch.Tensor, v: torch.Tensor, cache: KvLayer, slot_mapping: torch.Tensor

@@ -13,6 +13,8 @@ from engine.paged.kernels.store import store_triton
 class TritonPaged:
     """An AttentionBackend for CUDA. Its launches depend on shapes only, so graphs may hold them."""
 
+    by_head = False
+
     def __init__(self, num_sms: int) -> None:
         """num_sms: the device's streaming multiprocessors."""
         self._num_sms = num_sms

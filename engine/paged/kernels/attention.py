@@ -16,15 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.paged.attention.base import AttentionBatch, AttentionParams, KvLayer
-from engine.paged.kernels.jit import (
-    Ptr,
-    cdiv,
-    constexpr,
-    kernel,
-    loop_bound,
-    next_power_of_2,
-    tl,
-)
+from engine.paged.kernels.jit import Ptr, cdiv, constexpr, kernel, loop_bound, next_power_of_2, tl
 
 LOG2_E = 1.4426950408889634
 MAX_SPLITS = 32  # more make the merge longer than what they save

@@ -14,15 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from engine.paged.kernels.jit import (
-    Ptr,
-    cdiv,
-    constexpr,
-    kernel,
-    loop_bound,
-    next_power_of_2,
-    tl,
-)
+from engine.paged.kernels.jit import Ptr, cdiv, constexpr, kernel, loop_bound, next_power_of_2, tl
 from engine.paged.weights.planar import PlanarWeight, dequantize_planar
 
 MAX_FUSED_TOKENS = 64

@@ -14,14 +14,7 @@ from typing import Protocol
 
 import torch
 
-from engine.paged.kernels.jit import (
-    Ptr,
-    cdiv,
-    constexpr,
-    kernel,
-    next_power_of_2,
-    tl,
-)
+from engine.paged.kernels.jit import Ptr, cdiv, constexpr, kernel, next_power_of_2, tl
 
 _BLOCK = 2048
 _MASK32 = 0xFFFFFFFF

@@ -1,0 +1,387 @@
+"""The signed models of this box: what the rest of the appliance asks for.
+
+Owns the states and the running installs. Which names are signed, and by whom, the enrolled
+repositories say; where bytes come from is an `Origin`: the repository's own addresses, or a medium.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from appliance.bundles.activate import Activator, pin, resume, roll_back
+from appliance.bundles.facts import read_facts
+from appliance.bundles.install import Installer, Wish
+from appliance.bundles.resolve import Origin, Word, ask, target_of
+from appliance.bundles.revoke import revocation, take_back
+from appliance.bundles.state import BundleState, States, empty_state
+from appliance.chat.job import ChatService
+from appliance.config import Settings
+from appliance.errors import ApplianceError, DiskFullError, LibraryError
+from appliance.library.library import Library
+from appliance.library.manifest import Digest
+from appliance.library.names import ModelName
+from appliance.models.manager import Models
+from appliance.threads import to_end
+from appliance.transfer.content import Content
+from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.progress import Progress, Tell
+from appliance.transfer.transfers import GIB, Transfers
+from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
+from appliance.trust.policy import require_fresh
+from appliance.trust.repositories import Repositories, Repository
+
+if TYPE_CHECKING:
+    from appliance.trust.fetch import Source
+
+__all__ = ["Bundles", "Origin"]
+
+log = logging.getLogger("hearth.bundles")
+
+FOLDER = "bundles"  # of the states, in the state folder
+MIB = 1 << 20
+_CANDIDATES = 3  # models that an error about a full disk offers to remove
+
+
+class Bundles:
+    """Installs, and what they left. Start with `reconcile`, end with `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        library: Library,
+        models: Models,
+        chat: ChatService,
+        transfers: Transfers,
+        repositories: Repositories,
+    ) -> None:
+        self._settings = settings
+        self._library = library
+        self._transfers = transfers
+        self._repositories = repositories
+        self._states = States(settings.state / FOLDER)
+        self._jobs = SharedJobs()
+        self._activator = Activator(self._states, library)
+        self._installer = Installer(
+            library,
+            models,
+            chat,
+            transfers.gatherer,
+            self._activator,
+            partial(read_facts, settings),
+            max_blob_bytes=settings.max_blob_gib * GIB,
+            fetch_timeout_s=settings.transfer_timeout_s,
+        )
+        library.add_roots(self._states.roots)
+
+    # -- reading; these block ---------------------------------------------------------------
+
+    def owner(self, name: ModelName) -> Repository | None:
+        """The repository that must have signed `name`; None: the name is nobody's."""
+        return self._repositories.owner(name)
+
+    def states(self) -> list[BundleState]:
+        """Of all signed models that can be read, in order of names."""
+        found, _ = self._scan()
+        return found
+
+    def problems(self) -> list[str]:
+        """What `states` had to leave out."""
+        _, problems = self._scan()
+        return problems
+
+    def state(self, name: ModelName) -> BundleState:
+        """Raises NotFoundError, or LibraryError for a damaged one."""
+        return self._states.get(name)
+
+    def _scan(self) -> tuple[list[BundleState], list[str]]:
+        found, problems = [], []
+        for name in self._states.names():
+            try:
+                found.append(self._states.get(name))
+            except ApplianceError as error:
+                problems.append(f"{error}; {error.hint}")
+        return found, problems
+
+    # -- changing ---------------------------------------------------------------------------
+
+    async def install(
+        self,
+        name: ModelName,
+        origin: Origin | None = None,
+        *,
+        variant: str = "",
+        retry: bool = False,
+    ) -> AsyncGenerator[Progress, None]:
+        """Make the release that is signed for `name` the active one; the lines of Ollama's pull.
+
+        `origin` None: the repository's own addresses. `variant`: the only one that may be taken.
+        `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
+        RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
+        is. Leaving cancels it unless others follow it; what came is kept.
+        """
+
+        async def work(tell: Tell) -> None:
+            await self._install(name, origin, variant, retry, tell)
+
+        async with aclosing(self._jobs.follow(name.full.lower(), work)) as lines:
+            async for line in lines:
+                yield line
+
+    async def check(self, name: ModelName, origin: Origin | None = None) -> BundleState:
+        """Ask the repository whether the active release was taken back, and act as the setting
+        `revoked` says. Raises NotFoundError, TrustError."""
+        state = await asyncio.to_thread(self.state, name)
+        repository = await asyncio.to_thread(self._require_owner, name)
+        word = await self._ask(repository, origin, name, state)
+        return await self._judge(name, state, word)
+
+    async def rollback(self, name: ModelName) -> BundleState:
+        """Return to the previous release, at once and without a network.
+
+        Raises NotFoundError, and ActivationError if none is kept.
+        """
+        return await self._switch(name, lambda state: roll_back(state, int(time.time())))
+
+    async def pin(self, name: ModelName, version: str) -> BundleState:
+        """From now on only `version` may be active. It becomes so at once if it is kept here, else
+        by the next install. Raises NotFoundError, ModelNameError."""
+        replaced = ModelName.parse(f"x:{version}")
+        return await self._switch(name, lambda state: pin(state, replaced.tag))
+
+    async def unpin(self, name: ModelName) -> BundleState:
+        """Follow the name again, from the next install on."""
+        return await self._switch(name, lambda state: replace(state, pinned=""))
+
+    def forget(self, name: ModelName) -> None:
+        """Drop a model's state and the blobs that only it kept. Blocking; its manifest is gone."""
+        try:
+            state = self._states.find(name)
+        except LibraryError:
+            state = None
+        self._states.remove(name)
+        if state is not None:
+            self._library.remove_unused(state.digests)
+
+    def reconcile(self) -> None:
+        """At start: count tests that were cut short, and let the library follow the states.
+
+        Blocking. What cannot be repaired is logged; all else is served.
+        """
+        for name in self._states.names():
+            try:
+                self._activator.change(name, lambda state: resume(state, int(time.time())))
+            except ApplianceError as error:
+                log.warning("signed model left as it is model=%s: %s", name.short, error)
+
+    async def close(self) -> None:
+        """End what runs, before models and transfers end. Downloads are kept for the next time."""
+        await self._jobs.close()
+
+    # -- one install ------------------------------------------------------------------------
+
+    async def _install(
+        self, name: ModelName, origin: Origin | None, variant: str, retry: bool, tell: Tell
+    ) -> None:
+        tell(Progress("pulling manifest"))
+        repository = await asyncio.to_thread(self._require_owner, name)
+        state = await asyncio.to_thread(self._begin, name, repository, retry)
+        word = await self._ask(repository, origin, name, state)
+        state = await self._judge(name, state, word)
+        wish = self._wish(name, state, word, self._contents(repository, origin), variant, retry)
+        if await asyncio.to_thread(self._is_active, wish, state):
+            tell(Progress(f"release {state.active.version if state.active else ''} is active"))
+            tell(Progress("success"))
+            return
+        signed = await self._installer.release(wish)
+        release, _ = signed
+        target = await self._version_target(repository, origin, wish, release.version)
+        assert word.trusted is not None  # the target was listed
+        require_fresh(
+            repository.name,
+            word.trusted.issued_s,
+            word.trusted.clock.now_s,
+            repository.freshness_s,
+        )
+        choice = await self._installer.choose(wish, release, state)
+        taken = choice.require()
+        await asyncio.to_thread(self._record, name, state)
+        await self._stage(wish, partial(self._installer.stage, wish, signed, choice, target, tell))
+        active = state.active
+        if active is not None and (active.index, active.variant) == (str(wish.index), taken.name):
+            tokens_per_s = active.tokens_per_s  # it has proven itself, only parts of it were gone
+        else:
+            tokens_per_s = await self._installer.prove(wish, tell)
+        await self._installer.activate(name, tokens_per_s, tell)
+        log.info(
+            "installed model=%s version=%s variant=%s repository=%s tokens_per_s=%.1f",
+            *(name.short, release.version, taken.name, repository.name, tokens_per_s),
+        )
+        tell(Progress("success"))
+
+    def _require_owner(self, name: ModelName) -> Repository:
+        repository = self.owner(name)
+        if repository is None:
+            raise PolicyRefusedError(
+                f"no enrolled repository signs {name.short}",
+                rule="unowned",
+                hint="enrol the publisher's repository with `hearth trust add`",
+            )
+        return repository
+
+    def _begin(self, name: ModelName, repository: Repository, retry: bool) -> BundleState:
+        """What is known of the name; a damaged state is replaced if somebody insists."""
+        try:
+            state = self._states.find(name)
+        except LibraryError:
+            if not retry:
+                raise
+            state = None
+            self._states.write(name, empty_state(name, repository.name))
+        return replace(state or empty_state(name, repository.name), repository=repository.name)
+
+    def _record(self, name: ModelName, state: BundleState) -> None:
+        """Have a state on disk, and who signs: the name may have got another owner."""
+        self._states.change(name, lambda now: replace(now or state, repository=state.repository))
+
+    async def _ask(
+        self,
+        repository: Repository,
+        origin: Origin | None,
+        name: ModelName,
+        state: BundleState,
+    ) -> Word:
+        """What is listed under the name, and of the releases that are here."""
+        kept = [kept.target for kept in (state.active, state.previous) if kept and kept.target]
+        return await self._look_up(repository, origin, [target_of(name, state.pinned), *kept])
+
+    async def _look_up(
+        self, repository: Repository, origin: Origin | None, targets: list[str]
+    ) -> Word:
+        store = await asyncio.to_thread(self._repositories.store, repository.name)
+        source = origin.metadata if origin else await self._network_source(repository)
+        return await asyncio.to_thread(ask, store, source, targets)
+
+    async def _network_source(self, repository: Repository) -> "Source":
+        if not repository.metadata_url:
+            raise TrustError.of(
+                TrustCode.UNREACHABLE,
+                f"the repository {repository.name} has no address; it comes by removable media",
+                hint="import a stick with `hearth import`",
+            )
+        session, loop = self._transfers.session, asyncio.get_running_loop()
+
+        def make() -> "Source":
+            from appliance.trust.fetch import from_url  # imports python-tuf, so in a thread
+
+            return from_url(repository.metadata_url, session, loop)
+
+        return await asyncio.to_thread(make)
+
+    def _contents(self, repository: Repository, origin: Origin | None) -> tuple[Content, ...]:
+        return origin.contents if origin else self._transfers.contents(repository.addresses)
+
+    def _wish(
+        self,
+        name: ModelName,
+        state: BundleState,
+        word: Word,
+        contents: tuple[Content, ...],
+        variant: str,
+        retry: bool,
+    ) -> Wish:
+        """The release that is listed; raises TrustError if there is none that may be installed."""
+        target = target_of(name, state.pinned)
+        listed = word.targets[target]
+        if listed is None:
+            raise TrustError.of(
+                TrustCode.NOT_LISTED, f"{state.repository} lists no release as {target}"
+            )
+        if listed.is_revoked:
+            raise _taken_back(target)
+        return Wish(name, Digest(listed.sha256), listed.length, contents, variant, retry)
+
+    async def _version_target(
+        self, repository: Repository, origin: Origin | None, wish: Wish, version: str
+    ) -> str:
+        """The target that lists the release for good, where the name was only a pointer to it;
+        empty if there is none. Raises PolicyRefusedError if it was taken back there."""
+        target = target_of(wish.name, version)
+        listed = (await self._look_up(repository, origin, [target])).targets[target]
+        if listed is None or listed.sha256 != wish.index.hex:
+            return ""
+        if listed.is_revoked:
+            raise _taken_back(target)
+        return target
+
+    def _is_active(self, wish: Wish, state: BundleState) -> bool:
+        """Whether there is nothing to do. Parts that a scrub set aside are something to do."""
+        active = state.active
+        if active is None or active.index != str(wish.index):
+            return False
+        if wish.variant not in {"", active.variant}:
+            return False
+        blobs = self._library.blobs
+        if not all(blobs.has(Digest.parse(text)) for text in active.blobs):
+            return False
+        self._activator.derive(wish.name, state)
+        return True
+
+    async def _stage(self, wish: Wish, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Fetch; where the disk is too full, once more after removing what nobody needs."""
+        try:
+            await attempt()
+        except DiskFullError as error:
+            if await to_end(self._library.prune):
+                await attempt()
+                return
+            hint = await asyncio.to_thread(self._what_to_remove, wish.name)
+            raise DiskFullError(str(error), hint=hint or error.hint) from error
+
+    def _what_to_remove(self, name: ModelName) -> str:
+        others = [model for model in self._library.list() if model.name != name]
+        largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
+        told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
+        return f"remove models with `hearth rm`; the largest are {told}" if told else ""
+
+    # -- other changes ----------------------------------------------------------------------
+
+    async def _switch(
+        self, name: ModelName, rule: Callable[[BundleState], BundleState]
+    ) -> BundleState:
+        """Apply a rule, and let go of weights that are not active any more."""
+        before, after = await to_end(self._activator.change, name, rule)
+        if before.active != after.active:
+            log.info(
+                "switched model=%s from=%s to=%s",
+                *(name.short, _version(before), _version(after)),
+            )
+            await self._installer.leave(name, before, after)
+        return after
+
+    async def _judge(self, name: ModelName, state: BundleState, word: Word) -> BundleState:
+        """Act on a release that was taken back; returns the state afterwards."""
+        why = revocation(state.active, word) if state.active is not None else ""
+        if why == state.revoked or state.is_stopped:
+            return state
+        if why:
+            log.warning("release taken back model=%s: %s", name.short, why)
+        rule = partial(take_back, why=why, word=word, action=self._settings.revoked)
+        return await self._switch(name, rule)
+
+
+def _version(state: BundleState) -> str:
+    return state.active.version if state.active else "none"
+
+
+def _taken_back(target: str) -> PolicyRefusedError:
+    return PolicyRefusedError(
+        f"the publisher took {target} back",
+        rule="revoked",
+        hint="ask the publisher for a newer release",
+    )
