@@ -15,6 +15,7 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -56,6 +57,7 @@ async def _serve(settings: Settings) -> None:
     repositories = Repositories(settings.state / "trust")
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     await asyncio.to_thread(_open_library, settings, library, bundles)
+    transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)

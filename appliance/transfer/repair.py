@@ -5,7 +5,7 @@ registries that a model's name means are one, signed releases bring their own.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,9 +17,12 @@ from appliance.library.manifest import Digest
 from appliance.library.mend import Mending
 from appliance.library.scrub import Damage
 from appliance.threads import to_end
+from appliance.transfer.contents import NetworkContent
 from appliance.transfer.download import Report, fetch_blob
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.registry import Registry
+
+MAX_DOCUMENT_BYTES = 4 << 20
 
 log = logging.getLogger("hearth.transfer")
 
@@ -37,7 +40,8 @@ class Repairer(Protocol):
         """How logs and people call it."""
 
 
-Finder = Callable[[Damage, bool], Iterable[Repairer]]  # whether a person asked for this repair
+# who may have a damaged blob, best first; the second argument: whether a person asked for it
+Finder = Callable[[Damage, bool], Awaitable[Sequence[Repairer]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,30 @@ class RegistryRepairer:
         return str(self.registry.source)
 
 
+@dataclass(frozen=True, slots=True)
+class ContentRepairer:
+    """Reads parts of a signed release from one of the places that have it."""
+
+    content: NetworkContent
+    repository: str
+
+    async def read(self, digest: Digest, span: Span) -> bytes:
+        registry = self.content.registry(self.repository)
+        return await RegistryRepairer(registry, self.content.parts).read(digest, span)
+
+    async def fetch(self, digest: Digest, size: int, store: BlobStore, report: Report) -> None:
+        """A small one may be an index or a manifest, which registries have at a place of its own.
+        Of these no manifest says the size."""
+        if size > MAX_DOCUMENT_BYTES:
+            await self.content.fetch(self.repository, digest, size, store, report)
+            return
+        data = await self.content.document(self.repository, digest, MAX_DOCUMENT_BYTES)
+        await to_end(store.put_bytes, data)
+
+    def __str__(self) -> str:
+        return str(self.content)
+
+
 class Repairs:
     """Repairs blobs of one library, one at a time for each."""
 
@@ -99,7 +127,7 @@ class Repairs:
 
         is_asked_for  a person wants it, so that sources may be asked that never gave the blob
         """
-        sources = [s for finder in self._finders for s in finder(damage, is_asked_for)]
+        sources = [s for finder in self._finders for s in await finder(damage, is_asked_for)]
         async with self._gatherer.alone(damage.digest), self._gatherer.held([damage.digest]):
             repaired = await self._mend(damage, sources) or await self._replace(damage, sources)
         log.info(
@@ -143,7 +171,7 @@ class Repairs:
 
     async def _replace(self, damage: Damage, sources: Sequence[Repairer]) -> Repaired:
         last = _nobody(damage.digest)
-        for source in sources if damage.size else ():
+        for source in sources:
             try:
                 await source.fetch(damage.digest, damage.size, self._library.blobs, lambda _: None)
             except RegistryError as error:

@@ -7,7 +7,7 @@ direction, shared by all who ask for it.
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 
 import aiohttp
@@ -17,7 +17,6 @@ from appliance.config import Settings
 from appliance.errors import RegistryUnreachableError
 from appliance.library.library import Library
 from appliance.library.scrub import Damage
-from appliance.transfer.content import Content
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
@@ -90,7 +89,7 @@ class Transfers:
             async for line in lines:
                 yield line
 
-    def contents(self, addresses: Sequence[str]) -> tuple[Content, ...]:
+    def contents(self, addresses: Sequence[str]) -> tuple[NetworkContent, ...]:
         """The network sources of signed releases at these addresses, in order."""
         parts = self._settings.transfer_parts
         return tuple(NetworkContent(address, self._registry, parts) for address in addresses)
@@ -117,19 +116,19 @@ class Transfers:
         patience, pace = self._patience, self._pace
         return Registry(source, self.session, self._identity, patience, pace, self.proxies)
 
-    def _repairers(self, damage: Damage, is_asked_for: bool) -> Iterator[Repairer]:
+    async def _repairers(self, damage: Damage, is_asked_for: bool) -> list[Repairer]:
         """Registries that may have a damaged blob: whoever gave it, then those that the models'
         names mean. Of models that were never fetched these are only asked if a person wants it:
         the names of private models are nobody's business."""
-        parts = self._settings.transfer_parts
+        sources: list[Source] = []
         for name in damage.models:
-            given = self._library.fetched_from(name)
+            given = await asyncio.to_thread(self._library.fetched_from, name)
             repository = f"{name.namespace}/{name.model}"
-            sources = [Source(URL(address), repository) for address in given]
+            sources += [Source(URL(address), repository) for address in given]
             if given or is_asked_for:
                 sources += Reference(name, "", False).sources(self._settings)
-            for source in dict.fromkeys(sources):
-                yield RegistryRepairer(self._registry(source), parts)
+        parts = self._settings.transfer_parts
+        return [RegistryRepairer(self._registry(s), parts) for s in dict.fromkeys(sources)]
 
     async def _within_limit(self, transfer: Awaitable[None]) -> None:
         limit_s = self._patience.total_s
