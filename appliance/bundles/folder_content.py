@@ -83,7 +83,7 @@ class FolderContent:
     def _copy(self, partial: Partial, index: int) -> None:
         offset, end = partial.bounds(index)
         for piece in self.layout.chunks_from(partial.digest, offset, end):
-            partial.write(offset, piece)
+            partial.write(offset, [piece])
             offset += len(piece)
         if offset < end:
             raise _damaged(self.layout, f"blob {partial.digest} was cut while it was read")

@@ -28,6 +28,7 @@ DRIP_BYTES = 64 << 10  # the least that a server must send within the time of a 
 PROGRESS_BYTES = 256 << 10  # a try that brought so much was not in vain
 
 Report = Callable[[int], None]  # bytes that are here
+Piece = list[bytes]  # as they came: joining them would cost the event loop a copy of everything
 
 
 async def fetch_blob(
@@ -120,9 +121,9 @@ class _Download:
                     _check_range(response, offset, end, self._partial.size)
                     async with aclosing(self._pieces(response)) as pieces:
                         async for piece in pieces:
-                            await self._write(offset, piece, end)
-                            offset += len(piece)
-                            self._count(self._arrived + len(piece))
+                            size = await self._write(offset, piece, end)
+                            offset += size
+                            self._count(self._arrived + size)
                 self._require_end(offset, end)
             except RegistryUnreachableError as error:
                 failures = 1 if self._arrived - before >= PROGRESS_BYTES else failures + 1
@@ -142,15 +143,16 @@ class _Download:
         offset = 0
         async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
-                new = piece[max(0, here - offset) :]
-                offset += len(piece)
-                await self._write(offset - len(new), new, partial.size)
+                data = b"".join(piece)
+                new = data[max(0, here - offset) :]
+                offset += len(data)
+                await self._write(offset - len(new), [new], partial.size)
                 self._count(max(self._arrived, offset))
                 while missing and partial.bounds(missing[0])[1] <= offset:
                     await self._complete(missing.popleft())
         self._require_end(offset, partial.size)
 
-    def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Piece, None]:
         return _pieces(response, self._registry.patience.stall_s, self._registry.pace)
 
     def _require_end(self, offset: int, end: int) -> None:
@@ -159,11 +161,14 @@ class _Download:
                 f"{self._registry.source} broke off {end - offset} bytes before the end"
             )
 
-    async def _write(self, offset: int, piece: bytes, end: int) -> None:
-        if offset + len(piece) > end:
+    async def _write(self, offset: int, piece: Piece, end: int) -> int:
+        """Returns how many bytes that were."""
+        size = sum(map(len, piece))
+        if offset + size > end:
             raise RegistryError(f"{self._registry.source} sends more bytes than were asked for")
-        if piece:
+        if size:
             await to_end(self._partial.write, offset, piece)
+        return size
 
     def _count(self, arrived: int) -> None:
         self._arrived = arrived
@@ -201,18 +206,20 @@ def _check_range(response: aiohttp.ClientResponse, first: int, end: int, size: i
 
 async def _pieces(
     response: aiohttp.ClientResponse, stall_s: float, pace: Pace
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[Piece, None]:
     """The body in pieces of a good size for the disk; what came before a break is yielded too.
 
     Raises RegistryUnreachableError when less than DRIP_BYTES come in `stall_s`; that nothing at all
     comes is the session's to notice.
     """
-    pending = bytearray()
+    pending: Piece = []
+    size = 0
     now = asyncio.get_running_loop().time
     came, since = 0, now()
     try:
         async for data in response.content.iter_any():
-            pending += data
+            pending.append(data)
+            size += len(data)
             came += len(data)
             if came >= DRIP_BYTES:
                 came, since = 0, now()
@@ -221,12 +228,12 @@ async def _pieces(
                     f"{response.url.origin()} sent only {came} bytes in {stall_s:g} s"
                 )
             since += await pace.received(len(data))  # our own wish, not the server's fault
-            if len(pending) >= PIECE_BYTES:
-                yield bytes(pending)
-                pending.clear()
+            if size >= PIECE_BYTES:
+                yield pending
+                pending, size = [], 0
     except (aiohttp.ClientError, TimeoutError):
         if pending:
-            yield bytes(pending)
+            yield pending
         raise
     if pending:
-        yield bytes(pending)
+        yield pending

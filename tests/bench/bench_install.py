@@ -177,7 +177,7 @@ def refetched_mib(model: str, settings: dict[str, str]) -> float:
                 for line in progress(service, model)
                 if line.get("total", 0) > MIB and line.get("completed", 0)
             )
-        return (had - resumed) / MIB
+        return max(0, had - resumed) / MIB  # the last chunks may arrive before they are told
 
 
 def main(argv: list[str] | None = None) -> None:

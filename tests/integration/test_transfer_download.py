@@ -280,7 +280,7 @@ async def test_resuming_needs_no_ranges(fetch, store, proxy):
     def begin():
         partial = Partial(store, DIGEST, SIZE)
         partial.open()
-        partial.write(0, DATA[:CHUNK_BYTES])
+        partial.write(0, [DATA[:1000], DATA[1000:CHUNK_BYTES]])
         partial.complete(0)
         partial.close()
 
