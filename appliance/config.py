@@ -29,11 +29,16 @@ class Setting:
     default: str
     parse: Callable[[str], Any]
     help: str
+    is_secret: bool = False  # its address may hold a password, which is never shown
 
     @property
     def env(self) -> str:
         """Its environment variable."""
         return f"HEARTH_{self.name.upper()}"
+
+    def shown(self, text: str) -> str:
+        """`text` as people and logs may see it."""
+        return re.sub(r"(//)?[^/]*@", r"\1***@", text) if self.is_secret else text
 
 
 def _address(text: str) -> str:
@@ -135,6 +140,13 @@ def _mirrors(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(mirrors)
 
 
+def _proxy(text: str) -> str:
+    allowed = r"off|(https?://)?([^@/\s]*@)?([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?"
+    if text.strip() and not re.fullmatch(allowed, text.strip()):
+        raise ValueError("an address like http://proxy.example:3128, off, or empty")
+    return text.strip()
+
+
 def default_state() -> str:
     """The state folder of a service user if it is there and ours, else the user's own."""
     if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
@@ -174,6 +186,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("transfer_tries", "6", _whole(1, 100), "tries of a request that a registry breaks off"),
     Setting("transfer_stall_s", "30", _seconds, "how long a registry may send nothing"),
     Setting("transfer_timeout_s", "86400", _seconds, "longest time for one pull or push"),
+    Setting("transfer_down_kbps", "0", _whole(0, 10**9),
+            "most kilobits per second that all pulls take together; 0: no limit"),
+    Setting("transfer_up_kbps", "0", _whole(0, 10**9),
+            "most kilobits per second that all pushes take together; 0: no limit"),
+    Setting("transfer_pause", "off", _choice("off", "generating"),
+            "let pulls rest while a model generates, for at most a minute at a time"),
+    Setting("transfer_proxy", "", _proxy,
+            "proxy for registries, http://[user:password@]host:port, or off; empty: HTTPS_PROXY,"
+            " HTTP_PROXY, ALL_PROXY", is_secret=True),
+    Setting("scrub_days", "30", _whole(0, 3650),
+            "every stored blob is read again within so many days, when idle; 0: never by itself"),
+    Setting("scrub_mib_s", "10", _whole(1, 10_000), "how fast it is read, in MiB per second"),
     Setting("revoked", "warn", _choice("warn", "replace", "stop"),
             "what to do with an installed release that its publisher took back"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
@@ -215,6 +239,12 @@ class Settings:
     transfer_tries: int
     transfer_stall_s: float
     transfer_timeout_s: float
+    transfer_down_kbps: int
+    transfer_up_kbps: int
+    transfer_pause: str
+    transfer_proxy: str = field(repr=False)
+    scrub_days: int
+    scrub_mib_s: int
     revoked: str
     log_format: str
     log_level: str
@@ -273,7 +303,7 @@ def load_settings(
     return Settings(
         **values,
         origins={name: origin for name, (_, origin) in texts.items()},
-        texts={name: text for name, (text, _) in texts.items()},
+        texts={name: _BY_NAME[name].shown(text) for name, (text, _) in texts.items()},
         warnings=tuple(f"environment variable {name} is not a setting" for name in strangers),
     )
 
@@ -307,5 +337,6 @@ def _parse(setting: Setting, text: str, origin: str) -> Any:
         return setting.parse(text)
     except ValueError as error:
         raise ConfigError(
-            f"{setting.name} = {text!r} ({origin}) is not allowed; it must be {error}"
+            f"{setting.name} = {setting.shown(text)!r} ({origin}) is not allowed;"
+            f" it must be {error}"
         ) from error

@@ -9,11 +9,14 @@ import errno
 import logging
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aiohttp import web
 
 from appliance import logs
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.repairs import ReleaseFinder
+from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.errors import ConfigError
@@ -21,6 +24,7 @@ from appliance.http.app import build_app
 from appliance.http.context import ServiceState, version
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
+from appliance.library.manifest import Digest
 from appliance.models.manager import Models
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
@@ -28,6 +32,7 @@ from appliance.trust.repositories import Repositories
 
 log = logging.getLogger("hearth")
 
+MAPS_FOLDER = "maps"
 CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are gone
 
 
@@ -44,14 +49,19 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    library = Library(settings.models_dir)
+    library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
     state = ServiceState()
     models = Models(settings)
-    transfers = Transfers(settings, library)
+    transfers = Transfers(settings, library, models)
     chat = ChatService(library, models)
     repositories = Repositories(settings.state / "trust")
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     await asyncio.to_thread(_open_library, settings, library, bundles)
+    transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
+    care = Care(settings, library, models, transfers.repairs)
+    models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
+    library.on_format_error = partial(_check_from_thread, loop, care)
+    care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(settings, library, models, chat, transfers, repositories, bundles, state)
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
@@ -71,12 +81,19 @@ async def _serve(settings: Settings) -> None:
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
+            caring = background.create_task(care.run_forever())
             await stop.wait()
+            caring.cancel()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+    await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
+
+
+def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:
+    loop.call_soon_threadsafe(care.check_now, [digest])
 
 
 def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:

@@ -24,6 +24,7 @@ VERBS = {
     "trust": "appliance.cli.trust:trust",
     "bundle": "appliance.cli.bundle:bundle",
     "scrub": "appliance.cli.scrub:scrub",
+    "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
     "config": "appliance.cli.status:config",
 }

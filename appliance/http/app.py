@@ -16,6 +16,7 @@ from appliance.config import MIB, Settings
 from appliance.http import (
     admin,
     blobs,
+    doctor,
     media,
     ollama,
     ollama_models,
@@ -94,6 +95,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
+        web.get("/hearth/v1/doctor", doctor.doctor),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

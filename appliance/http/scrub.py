@@ -1,4 +1,4 @@
-"""The check of everything that is stored, as a stream of what it finds (Hearth API)."""
+"""The check of everything that is stored, as a stream of what it finds and repairs (Hearth API)."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,39 +7,77 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import web
 
+from appliance.errors import ApplianceError
 from appliance.http.body import read_json
-from appliance.http.context import LIBRARY
+from appliance.http.context import LIBRARY, TRANSFERS
 from appliance.http.middleware import administrative
 from appliance.http.streams import NDJSON, stream
 from appliance.library.scrub import Checked, Damage
 from appliance.library.scrub import scrub as scrub_library
 from appliance.threads import in_thread
+from appliance.transfer.repair import Repaired, Repairs
 
 
 class ScrubBody(msgspec.Struct, kw_only=True):
     """POST /hearth/v1/scrub."""
 
+    repair: bool | None = None  # None: what came from a registry, if it can be reached
     rate: Annotated[int, msgspec.Meta(ge=0)] = 0  # bytes per second, 0: as fast as it goes
 
 
 @administrative
 async def scrub(request: web.Request) -> web.StreamResponse:
-    """POST /hearth/v1/scrub: how far it is, each damaged blob, and at the end how many there were.
+    """POST /hearth/v1/scrub: how far it is, each damaged blob and what became of it, and at the
+    end how many were damaged and how many are whole again.
 
     Leaving the stream stops it.
     """
     body = await read_json(request, ScrubBody)
     steps = in_thread(scrub_library(request.app[LIBRARY], body.rate))
-    return await stream(request, _documents(steps), NDJSON)
+    repairs = request.app[TRANSFERS].repairs if body.repair is not False else None
+    documents = _documents(steps, repairs, is_asked_for=body.repair is True)
+    return await stream(request, documents, NDJSON)
 
 
-async def _documents(steps: AsyncGenerator[Checked | Damage, None]) -> AsyncGenerator[bytes, None]:
-    damaged = 0
+async def _documents(
+    steps: AsyncGenerator[Checked | Damage, None], repairs: Repairs | None, *, is_asked_for: bool
+) -> AsyncGenerator[bytes, None]:
+    damaged = repaired = 0
     async with aclosing(steps):
         async for step in steps:
-            damaged += isinstance(step, Damage)
             yield msgspec.json.encode(_document(step))
-    yield msgspec.json.encode({"status": "success", "damaged": damaged})
+            if isinstance(step, Checked):
+                continue
+            damaged += 1
+            if repairs is None:
+                continue
+            try:
+                done = await repairs.repair(step, is_asked_for=is_asked_for)
+            except ApplianceError as error:
+                yield msgspec.json.encode(_unrepaired(step, error))
+            else:
+                repaired += 1
+                yield msgspec.json.encode(_repaired(done))
+    end = {"status": "success", "damaged": damaged, "repaired": repaired}
+    yield msgspec.json.encode(end)
+
+
+def _repaired(done: Repaired) -> dict[str, Any]:
+    return {
+        "status": "repaired",
+        "digest": str(done.digest),
+        "fetched": done.fetched_bytes,
+        "source": done.source,
+    }
+
+
+def _unrepaired(damage: Damage, error: ApplianceError) -> dict[str, Any]:
+    return {
+        "status": "not repaired",
+        "digest": str(damage.digest),
+        "problem": str(error),
+        "hint": error.hint,
+    }
 
 
 def _document(step: Checked | Damage) -> dict[str, Any]:
@@ -51,5 +89,5 @@ def _document(step: Checked | Damage) -> dict[str, Any]:
                 "status": "damaged",
                 "digest": str(step.digest),
                 "reason": step.reason,
-                "models": step.models,
+                "models": [name.short for name in step.models],
             }

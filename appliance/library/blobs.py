@@ -1,12 +1,14 @@
 """Content-addressed files in Ollama's layout, written so that a power cut leaves old or new.
 
 Order of every write: temp file in the same folder, data, fsync, rename, fsync of the folder.
-Knows digests and bytes; which model a blob belongs to is `library.py`'s business.
+Beside each blob of several chunks goes its map (chunks.py), made while the bytes come in. Knows
+digests and bytes; which model a blob belongs to is `library.py`'s business.
 """
 
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -18,11 +20,15 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from appliance.errors import BadRequestError, DigestMismatchError, DiskFullError, LibraryError
+from appliance.library.chunks import MAX_MAP_BYTES, ChunkHasher, ChunkMap
 from appliance.library.manifest import Digest
+
+log = logging.getLogger("hearth.library")
 
 CHUNK_BYTES = 1 << 20
 
 _TEMP_PREFIX = ".hearth-"
+_HEX = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _OLD_BLOB = re.compile(r"sha256:[0-9a-f]{64}")
 # EFBIG is what a file size limit of the service manager gives
@@ -32,8 +38,10 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class BlobStore:
     """The `blobs` folder. Safe for threads and for several processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, maps: Path | None = None) -> None:
+        """maps  the folder of chunk maps; without one none are kept"""
         self.root = root
+        self._maps = maps
 
     def path(self, digest: Digest) -> Path:
         return self.root / digest.filename
@@ -47,6 +55,13 @@ class BlobStore:
             return self.path(digest).stat().st_size
         except OSError as error:
             raise missing_blob(digest) from error
+
+    def stored_at(self, digest: Digest) -> float:
+        """When a blob came in, in seconds since 1970; 0 if it is missing."""
+        try:
+            return self.path(digest).stat().st_mtime
+        except OSError:
+            return 0.0
 
     def head(self, digest: Digest, count: int) -> bytes:
         """The first `count` bytes, or fewer; raises LibraryError when the blob is missing."""
@@ -91,9 +106,33 @@ class BlobStore:
                     yield Digest.parse(entry.name)
 
     def remove(self, digest: Digest) -> None:
-        """Remove a blob, also one that was set aside."""
+        """Remove a blob, also one that was set aside, and its map."""
         self.path(digest).unlink(missing_ok=True)
         self.drop_damaged(digest)
+        if self._maps is not None:
+            (self._maps / digest.hex).unlink(missing_ok=True)
+
+    def chunk_map(self, digest: Digest) -> ChunkMap | None:
+        """The hashes of a blob's chunks, if they were kept; the blob may be damaged or gone."""
+        if self._maps is None:
+            return None
+        try:
+            with (self._maps / digest.hex).open("rb") as file:
+                return ChunkMap.parse(file.read(MAX_MAP_BYTES), digest)
+        except OSError:
+            return None
+
+    def save_map(self, digest: Digest, chunks: ChunkMap) -> None:
+        """Keep the map of a blob whose digest is right, if it tells more than the digest does.
+
+        It is only a help: failing is no error.
+        """
+        if self._maps is None or (len(chunks.hashes) < 2 and not chunks.source):
+            return
+        try:
+            atomic_write(self._maps / digest.hex, chunks.encode(digest))
+        except LibraryError as error:
+            log.warning("no map of a blob's chunks is kept blob=%s: %s", digest, error)
 
     def set_aside(self, digest: Digest) -> None:
         """Take bytes that are not those of `digest` out of use; kept until good ones replace them.
@@ -101,14 +140,15 @@ class BlobStore:
         They may be the only copy of somebody's work, nearly all of it whole.
         """
         with contextlib.suppress(FileNotFoundError):
-            self.path(digest).replace(self._damaged(digest))
+            self.path(digest).replace(self.damaged_path(digest))
         fsync_folder(self.root)
 
     def drop_damaged(self, digest: Digest) -> None:
         """Remove what was set aside of a blob, if anything was."""
-        self._damaged(digest).unlink(missing_ok=True)
+        self.damaged_path(digest).unlink(missing_ok=True)
 
-    def _damaged(self, digest: Digest) -> Path:
+    def damaged_path(self, digest: Digest) -> Path:
+        """Where bytes that are not those of `digest` are kept."""
         return self.root / f"damaged-{digest.filename}"
 
     def sweep(self) -> None:
@@ -119,6 +159,17 @@ class BlobStore:
                 Path(entry.path).rename(self.root / entry.name.replace(":", "-", 1))
         sweep_temps(self.root)
         fsync_folder(self.root)
+        self._sweep_maps()
+
+    def _sweep_maps(self) -> None:
+        """Remove the maps of blobs that somebody else removed."""
+        if self._maps is None or not self._maps.is_dir():
+            return
+        sweep_temps(self._maps)
+        for name in [entry.name for entry in os.scandir(self._maps) if _HEX.fullmatch(entry.name)]:
+            digest = Digest(name)
+            if not self.has(digest) and not self.damaged_path(digest).exists():
+                (self._maps / name).unlink(missing_ok=True)
 
 
 class BlobWriter:
@@ -130,6 +181,7 @@ class BlobWriter:
         self._expected = expected
         self._size = size
         self._hash = sha256()
+        self._chunks = ChunkHasher(size)
         self._temp: Path | None = None
         self._file: BinaryIO | None = None
 
@@ -151,6 +203,7 @@ class BlobWriter:
         with disk_errors("the blob"):
             _write_all(self._file, chunk)
         self._hash.update(chunk)
+        self._chunks.update(chunk)
         self.written += len(chunk)
 
     def commit(self) -> Digest:

@@ -26,6 +26,7 @@ from appliance.library.blobs import (
 from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Manifest
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel, read_stored
+from engine.errors import ModelFormatError
 from engine.gguf import Header, validate
 
 __all__ = ["Library", "Problem", "StoredModel"]
@@ -41,6 +42,15 @@ class Problem:
 
     path: PurePosixPath
     reason: str
+    is_missing: bool = False  # the manifest is right, but a blob is not here
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Why a blob is kept: the models of it, none for a part of a release that is not installed."""
+
+    size: int = 0  # bytes, as a manifest says; 0: none does
+    models: tuple[ModelName, ...] = ()
 
 
 Models = list[StoredModel]
@@ -51,12 +61,14 @@ Roots = Callable[[], Iterable[Digest]]
 class Library:
     """All models below `models_dir`."""
 
-    def __init__(self, models_dir: Path) -> None:
-        self.blobs = BlobStore(models_dir / "blobs")
+    def __init__(self, models_dir: Path, maps: Path | None = None) -> None:
+        """maps  where the chunk maps of blobs are kept (chunks.py); None: nowhere"""
+        self.blobs = BlobStore(models_dir / "blobs", maps)
         self._manifests = models_dir / "manifests"
         self._lock = threading.RLock()  # held by everything that changes or prunes
         self._held: Counter[Digest] = Counter()
         self._roots: list[Roots] = []
+        self.on_format_error: Callable[[Digest], None] = lambda _: None  # in any thread
         self._headers: OrderedDict[Digest, Header] = OrderedDict()
 
     # -- reading ----------------------------------------------------------------------------
@@ -76,7 +88,7 @@ class Library:
             missing = [d for d in found.manifest.digests if not self.blobs.has(d)]
             if missing:
                 error = missing_blob(missing[0])
-                problems.append(Problem(path, f"{error}; {error.hint}"))
+                problems.append(Problem(path, f"{error}; {error.hint}", is_missing=True))
         return problems
 
     def get(self, name: ModelName) -> StoredModel:
@@ -114,29 +126,47 @@ class Library:
         return name
 
     def header(self, digest: Digest) -> Header:
-        """The validated GGUF header of a blob, from a bounded cache; raises ModelFormatError."""
+        """The validated GGUF header of a blob, from a bounded cache.
+
+        Raises ModelFormatError, and tells `on_format_error`: the file may be damaged.
+        """
         self.blobs.size(digest)  # a missing blob is the store's fault, not the format's
         with self._lock:
             header = self._headers.get(digest)
             if header is not None:
                 self._headers.move_to_end(digest)
                 return header
-        header = validate(self.blobs.path(digest))
+        try:
+            header = validate(self.blobs.path(digest))
+        except ModelFormatError:
+            self.on_format_error(digest)
+            raise
         with self._lock:
             self._headers[digest] = header
             while len(self._headers) > _MAX_HEADERS:
                 self._headers.popitem(last=False)
         return header
 
-    def owners(self) -> dict[Digest, tuple[str, ...]]:
-        """Every blob that a readable manifest names, with the names of those models."""
-        owners: dict[Digest, tuple[str, ...]] = {}
+    def needed(self) -> "dict[Digest, Needed]":
+        """Every blob that a readable manifest or a root names, and what it is needed for."""
+        found = {digest: Needed() for roots in self._roots for digest in roots()}
         for path in self._manifest_paths():
             with contextlib.suppress(OSError, LibraryError, ModelNameError):
                 name = ModelName.from_path(PurePosixPath(path.relative_to(self._manifests)))
-                for digest in Manifest.parse(_read_manifest(path)).digests:
-                    owners[digest] = (*owners.get(digest, ()), name.short)
-        return owners
+                manifest = Manifest.parse(_read_manifest(path))
+                for part in dict.fromkeys((manifest.config, *manifest.layers)):
+                    models = found.get(part.digest, Needed()).models
+                    found[part.digest] = Needed(part.size, (*models, name))
+        return found
+
+    def fetched_from(self, name: ModelName) -> "tuple[str, ...]":
+        """The registries that gave blobs of this model; none for one that was made here."""
+        try:
+            digests = Manifest.parse(self.read_manifest(name)).digests
+        except (OSError, ApplianceError):
+            return ()
+        maps = (self.blobs.chunk_map(digest) for digest in sorted(digests, key=str))
+        return tuple(dict.fromkeys(m.source for m in maps if m is not None and m.source))
 
     # -- changing ---------------------------------------------------------------------------
 

@@ -1,20 +1,23 @@
 """Reading every stored blob again, to find what has rotted before a model trips over it.
 
 A blob is named by its digest, so reading it decides. Bytes that differ are set aside: no model can
-load them, all others go on, and getting the model again stores good ones. Knows files, not where
-they came from.
+load them, all others go on, and mending (mend.py) or getting the model again brings good ones. A
+blob without a map of its chunks gets one. Knows files, not where they came from.
 """
 
 import errno
+import os
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from appliance.library.library import Library
+from appliance.library.chunks import ChunkHasher
+from appliance.library.library import Library, Needed
 from appliance.library.manifest import Digest
+from appliance.library.names import ModelName
 
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 1 << 20
 _NAP_S = 0.5
 
 
@@ -32,7 +35,8 @@ class Damage:
 
     digest: Digest
     reason: str
-    models: tuple[str, ...]
+    models: tuple[ModelName, ...]
+    size: int  # bytes of the good blob; 0: not known
 
 
 def scrub(library: Library, rate: int = 0) -> Generator[Checked | Damage, None, None]:
@@ -42,12 +46,12 @@ def scrub(library: Library, rate: int = 0) -> Generator[Checked | Damage, None, 
     between two. Blobs that are removed meanwhile are passed over, and those that arrive meanwhile
     were verified on their way in.
     """
-    owners = library.owners()
-    total = sum(library.blobs.size(digest) for digest in owners if library.blobs.has(digest))
+    needed = library.needed()
+    total = sum(library.blobs.size(digest) for digest in needed if library.blobs.has(digest))
     completed, started = 0, time.monotonic()
     yield Checked(0, total)
-    for digest, models in owners.items():
-        pieces = _verify(library, digest)
+    for digest, need in needed.items():
+        pieces = verify(library, digest)
         try:
             while True:
                 completed += next(pieces)
@@ -57,18 +61,32 @@ def scrub(library: Library, rate: int = 0) -> Generator[Checked | Damage, None, 
                     yield Checked(completed, total)  # who follows can leave here
         except StopIteration as end:
             reason: str = end.value
-        if reason and digest in library.owners():
-            library.set_aside(digest)
-            yield Damage(digest, reason, models)
+        if reason and (damage := take_out(library, digest, need, reason)):
+            yield damage
 
 
-def _verify(library: Library, digest: Digest) -> Generator[int, None, str]:
-    """Yields the size of each piece that it has read; returns what is wrong, or ''."""
+def take_out(library: Library, digest: Digest, need: Needed, reason: str) -> Damage | None:
+    """Set a damaged blob aside; None if nobody needs it any more."""
+    if digest not in library.needed():
+        return None
+    library.set_aside(digest)
+    return Damage(digest, reason, need.models, need.size)
+
+
+def verify(library: Library, digest: Digest) -> Generator[int, None, str]:
+    """Yields the size of each piece that it has read; returns what is wrong, or ''.
+
+    What only this reads does not push other things out of the page cache.
+    """
     seen = sha256()
+    chunks = ChunkHasher() if library.blobs.chunk_map(digest) is None else None
     try:
         with library.blobs.path(digest).open("rb", buffering=0) as file:
             while piece := file.read(_PIECE_BYTES):
                 seen.update(piece)
+                if chunks is not None:
+                    chunks.update(piece)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 yield len(piece)
     except FileNotFoundError:
         return "it is missing"
@@ -76,4 +94,8 @@ def _verify(library: Library, digest: Digest) -> Generator[int, None, str]:
         if error.errno != errno.EIO:
             raise
         return "the disk cannot read it"
-    return "" if seen.hexdigest() == digest.hex else "its bytes have changed"
+    if seen.hexdigest() != digest.hex:
+        return "its bytes have changed"
+    if chunks is not None:
+        library.blobs.save_map(digest, chunks.result())
+    return ""

@@ -6,8 +6,8 @@ The one owner of workers. Knows nothing of prompts, dialects or what is generate
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from appliance.models.planner import MIB, Need, Occupant, Plan, make_room, shrin
 from appliance.models.resident import Lease, Resident
 from appliance.models.spec import load_spec, memory_need, with_budget
 from engine.api import LoadSpec
-from engine.errors import EngineError
+from engine.errors import EngineError, ModelFormatError
 from engine.process.client import EngineClient
 
 log = logging.getLogger("hearth.models")
@@ -60,6 +60,19 @@ class Models:
         self._changed = asyncio.Event()
         self._leaving: set[EngineClient] = set()  # told to stop; their memory is not free yet
         self._is_closed = False
+        self._generating = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self.on_format_error: Callable[[StoredModel], None] = lambda _: None
+
+    @property
+    def is_generating(self) -> bool:
+        """Whether any request holds a model just now."""
+        return self._generating > 0
+
+    async def wait_quiet(self) -> None:
+        """Return as soon as no request holds a model."""
+        await self._quiet.wait()
 
     @asynccontextmanager
     async def lease(
@@ -78,7 +91,7 @@ class Models:
 
         Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
         (never fits), UnsupportedError (not by the engine that the settings ask for) and
-        EngineError (cannot be loaded).
+        EngineError (cannot be loaded). A file that may be damaged is told to `on_format_error`.
         """
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
@@ -89,15 +102,31 @@ class Models:
             resident = self._residents[place] = Resident(place, self._settings.max_queue)
 
         async def load() -> EngineClient:
-            return await self._load(resident, spec, need)
+            try:
+                return await self._load(resident, spec, need)
+            except ModelFormatError:
+                self.on_format_error(stored)
+                raise
 
         seconds = self._settings.keep_alive if keep_alive is None else keep_alive
         try:
             async with resident.lease(spec, stored, caller, load) as lease:
                 resident.keep_alive_s = seconds
-                yield lease
+                with self._held():
+                    yield lease
         finally:
             self._changed.set()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self._generating += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._generating -= 1
+            if not self._generating:
+                self._quiet.set()
 
     def loaded(self) -> list[LoadedModel]:
         """Models with a living worker, those that stay longest first."""

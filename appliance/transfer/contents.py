@@ -34,7 +34,7 @@ class NetworkContent:
     async def document(self, repository: str, digest: Digest, max_bytes: int) -> bytes:
         """See `Content`. In a registry an index or manifest is asked for by digest as such, and
         what is none, a small layer, as a blob (OCI distribution, pull)."""
-        registry = self.connect(self._source(repository))
+        registry = self.registry(repository)
         if not registry.source.is_folder:
             try:
                 url = registry.source.url(f"manifests/{digest}")
@@ -51,8 +51,12 @@ class NetworkContent:
         store: BlobStore,
         report: Callable[[int], None],
     ) -> None:
-        registry = self.connect(self._source(repository))
+        registry = self.registry(repository)
         await fetch_blob(store, digest, size, [registry], parts=self.parts, report=report)
+
+    def registry(self, repository: str) -> Registry:
+        """Requests to that repository there; a folder has no repositories."""
+        return self.connect(self._source(repository))
 
     def _source(self, repository: str) -> Source:
         if self.address.startswith(REGISTRY_SCHEME):

@@ -17,6 +17,7 @@ from appliance.errors import RegistryError, RegistryUnreachableError
 from appliance.library.blobs import BlobStore
 from appliance.library.manifest import Digest
 from appliance.threads import to_end
+from appliance.transfer.pace import Pace
 from appliance.transfer.partial import Partial
 from appliance.transfer.registry import Registry
 
@@ -45,7 +46,8 @@ async def fetch_blob(
     """
     last: RegistryError | None = None
     for registry in registries:
-        download = _Download(Partial(store, digest, size), registry, report)
+        source = "" if registry.source.is_folder else str(registry.source)
+        download = _Download(Partial(store, digest, size, source), registry, report)
         try:
             await download.run(parts)
         except RegistryError as error:
@@ -149,7 +151,7 @@ class _Download:
         self._require_end(offset, partial.size)
 
     def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        return _pieces(response, self._registry.patience.stall_s)
+        return _pieces(response, self._registry.patience.stall_s, self._registry.pace)
 
     def _require_end(self, offset: int, end: int) -> None:
         if offset < end:
@@ -197,7 +199,9 @@ def _check_range(response: aiohttp.ClientResponse, first: int, end: int, size: i
         )
 
 
-async def _pieces(response: aiohttp.ClientResponse, stall_s: float) -> AsyncGenerator[bytes, None]:
+async def _pieces(
+    response: aiohttp.ClientResponse, stall_s: float, pace: Pace
+) -> AsyncGenerator[bytes, None]:
     """The body in pieces of a good size for the disk; what came before a break is yielded too.
 
     Raises RegistryUnreachableError when less than DRIP_BYTES come in `stall_s`; that nothing at all
@@ -216,6 +220,7 @@ async def _pieces(response: aiohttp.ClientResponse, stall_s: float) -> AsyncGene
                 raise RegistryUnreachableError(
                     f"{response.url.origin()} sent only {came} bytes in {stall_s:g} s"
                 )
+            since += await pace.received(len(data))  # our own wish, not the server's fault
             if len(pending) >= PIECE_BYTES:
                 yield bytes(pending)
                 pending.clear()

@@ -48,6 +48,10 @@ class Gatherer:
         finally:
             await to_end(hold.__exit__, None, None, None)
 
+    def alone(self, digest: Digest) -> asyncio.Lock:
+        """Held by the one who writes this blob."""
+        return self._busy.setdefault(digest, asyncio.Lock())
+
     async def blobs(self, sizes: Mapping[Digest, int], fetch: Fetch, tell: Tell) -> None:
         """Have all of them here, right and durable. Raises DiskFullError before the first byte,
         and what `fetch` raises."""
@@ -72,8 +76,7 @@ class Gatherer:
             tell(Progress.of_blob("pulling", digest, size, completed))
 
         report(0)
-        lock = self._busy.setdefault(digest, asyncio.Lock())
-        async with lock:
+        async with self.alone(digest):
             if not await asyncio.to_thread(self._is_here, digest, size):
                 await fetch(digest, size, report)
         report(size)

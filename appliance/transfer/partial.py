@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from appliance.library.blobs import (
     fsync_folder,
     make_folders,
 )
+from appliance.library.chunks import ChunkHasher
 from appliance.library.manifest import Digest
 
 CHUNK_BYTES = 8 << 20
@@ -36,15 +38,18 @@ _PART = re.compile(r"sha256-[0-9a-f]{64}-part(\.json)?")
 class Partial:
     """The state of one download. Open, fill, `commit`; `close` keeps what came so far."""
 
-    def __init__(self, store: BlobStore, digest: Digest, size: int) -> None:
+    def __init__(self, store: BlobStore, digest: Digest, size: int, source: str = "") -> None:
+        """source  whose bytes these are; kept with the blob's map"""
         self.digest = digest
         self.size = size
+        self.source = source
         self._store = store
         self._path = store.root / f"{digest.filename}-part"
         self._journal = store.root / f"{digest.filename}-part.json"
         self._done: set[int] = set()  # chunks; changed on one thread only
         self._saved: frozenset[int] = frozenset()  # those that the journal names
         self._hash = sha256()
+        self._chunks = ChunkHasher(size)
         self._hashed_chunks = 0
         self._fd = -1
 
@@ -120,6 +125,7 @@ class Partial:
                 if not piece:
                     raise LibraryError(f"the partial file of blob {self.digest} was cut meanwhile")
                 self._hash.update(piece)
+                self._chunks.update(piece)
                 first += len(piece)
         self._hashed_chunks += 1
         return True
@@ -144,6 +150,7 @@ class Partial:
             self._journal.unlink(missing_ok=True)
             self._store.drop_damaged(self.digest)
             fsync_folder(self._store.root)
+        self._store.save_map(self.digest, replace(self._chunks.result(), source=self.source))
 
     def discard(self) -> None:
         """Remove both files."""

@@ -137,7 +137,8 @@ class Upload:
                 target = answer.headers.get("Location", "")
             if status == 307:
                 md5 = hashlib.md5(usedforsecurity=False)
-                await self._store(await next_hop(location, target), first, end, md5.update)
+                target_url = await self._registry.next_hop(location, target)
+                await self._store(target_url, first, end, md5.update)
             location = following
             md5s.append(md5.digest())
         return location, md5s
@@ -175,6 +176,7 @@ class Upload:
                     if not piece:
                         raise missing_blob(self._layer.digest)
                     update(piece)
+                    await self._registry.pace.sending(len(piece), self._keep_watch)
                     self._keep_watch()
                     yield piece
                     offset += len(piece)

@@ -14,14 +14,20 @@ from yarl import URL
 from appliance.errors import RegistryError, RegistryUnreachableError
 
 
-async def next_hop(url: URL, location: str) -> URL:
-    """The target of a redirect from `url`; raises RegistryError when it may not be followed."""
+async def next_hop(url: URL, location: str, *, is_proxied: bool = False) -> URL:
+    """The target of a redirect from `url`; raises RegistryError when it may not be followed.
+
+    is_proxied  `url` was asked through a proxy: names may have no address here, and mean the
+                outside then
+    """
     target = _target(url, location)
     if target is None:
         raise RegistryError(f"{url.origin()} redirects to {location[:200]!r}")
     if url.scheme == "https" and target.scheme == "http":
         raise RegistryError(f"{url.origin()} redirects from https to http, at {target.origin()}")
-    if target.host != url.host and await _is_inward(target) and not await _is_inward(url):
+    if target.host == url.host:
+        return target
+    if await _is_inward(target, is_proxied) and not await _is_inward(url, is_proxied):
         raise RegistryError(
             f"{url.origin()} redirects into this network, to {target.origin()}",
             hint="if that is meant, name the inner registry itself",
@@ -39,12 +45,14 @@ def _target(url: URL, location: str) -> URL | None:
     return target if location and is_web else None
 
 
-async def _is_inward(url: URL) -> bool:
+async def _is_inward(url: URL, is_proxied: bool) -> bool:
     """Whether any address of the host is private, link-local or loopback."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     except OSError as error:
+        if is_proxied:
+            return False
         raise RegistryUnreachableError(f"{url.host} has no address: {error.strerror}") from error
     return any(is_inner(str(entry[4][0])) for entry in found)
 

@@ -27,7 +27,9 @@ from appliance.library.manifest import (
 )
 from appliance.transfer.challenge import Challenge
 from appliance.transfer.identity import Identity
+from appliance.transfer.pace import Pace
 from appliance.transfer.patience import Patience
+from appliance.transfer.proxies import Proxies
 from appliance.transfer.redirects import next_hop
 from appliance.transfer.sources import Source
 
@@ -64,6 +66,8 @@ class Registry:
     session: aiohttp.ClientSession
     identity: Identity
     patience: Patience
+    pace: Pace = field(default_factory=Pace.free)
+    proxies: Proxies = field(default_factory=Proxies)
     _token: str = field(default="", repr=False)
     _signing_in: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
@@ -123,7 +127,7 @@ class Registry:
                         raise RegistryError(
                             f"{self.source} redirects more than {MAX_REDIRECTS} times"
                         )
-                    url = await next_hop(url, response.headers.get("Location", ""))
+                    url = await self.next_hop(url, response.headers.get("Location", ""))
                     continue
                 is_own = url.origin() == self.source.base.origin()
                 if response.status != 401 or not may_sign_in or not is_own:
@@ -134,15 +138,30 @@ class Registry:
             may_sign_in = False
             await self._sign_in(Challenge.parse(challenge, self.source.base), used)
 
+    async def next_hop(self, url: URL, location: str) -> URL:
+        """The target of a redirect from `url`; raises RegistryError when it may not be followed."""
+        return await next_hop(url, location, is_proxied=self.proxies.of_url(url) is not None)
+
     @asynccontextmanager
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], body: Body
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request, no redirects; what breaks on the way is a RegistryUnreachableError."""
         data = body() if callable(body) else body
+        proxy, for_proxy = self.proxies.of_url(url), {}
+        if proxy and proxy.authorization:
+            for_proxy = {"Proxy-Authorization": proxy.authorization}
+        if url.scheme == "http":  # then the proxy reads the request itself, else only a CONNECT
+            headers = {**headers, **for_proxy}
         try:
             async with self.session.request(
-                method, url, headers=headers, data=data, allow_redirects=False
+                method,
+                url,
+                headers=headers,
+                data=data,
+                allow_redirects=False,
+                proxy=proxy.address if proxy else None,
+                proxy_headers=for_proxy,
             ) as response:
                 yield response
         except TimeoutError as error:

@@ -5,24 +5,30 @@ direction, shared by all who ask for it.
 """
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 
 import aiohttp
+from yarl import URL
 
 from appliance.config import Settings
 from appliance.errors import RegistryUnreachableError
 from appliance.library.library import Library
-from appliance.transfer.content import Content
+from appliance.library.scrub import Damage
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
 from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.pace import Activity, Pace
 from appliance.transfer.patience import Patience
 from appliance.transfer.progress import Progress, Tell
+from appliance.transfer.proxies import Proxies
 from appliance.transfer.pull import Puller
 from appliance.transfer.push import push
 from appliance.transfer.registry import Registry, open_session
+from appliance.transfer.repair import RegistryRepairer, Repairer, Repairs
 from appliance.transfer.sources import Reference, Source
 
 KEY_FILE = "id_ed25519"
@@ -32,7 +38,10 @@ GIB = 1024**3
 class Transfers:
     """Pulls and pushes of one service. `close` when it stops."""
 
-    def __init__(self, settings: Settings, library: Library) -> None:
+    def __init__(
+        self, settings: Settings, library: Library, activity: Activity | None = None
+    ) -> None:
+        """activity  who tells when pulls should rest"""
         self._settings = settings
         self._library = library
         self._patience = Patience.of(settings)
@@ -41,6 +50,9 @@ class Transfers:
         self._puller = Puller(
             library, settings.transfer_parts, settings.max_blob_gib * GIB, self.gatherer
         )
+        self.repairs = Repairs(library, self.gatherer)
+        self.repairs.add_finder(self._repairers)
+        self._pace = Pace.of(settings, activity, time.monotonic)
         self._jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
@@ -77,7 +89,7 @@ class Transfers:
             async for line in lines:
                 yield line
 
-    def contents(self, addresses: Sequence[str]) -> tuple[Content, ...]:
+    def contents(self, addresses: Sequence[str]) -> tuple[NetworkContent, ...]:
         """The network sources of signed releases at these addresses, in order."""
         parts = self._settings.transfer_parts
         return tuple(NetworkContent(address, self._registry, parts) for address in addresses)
@@ -89,6 +101,11 @@ class Transfers:
             self._session = open_session(self._patience)
         return self._session
 
+    @property
+    def proxies(self) -> Proxies:
+        """Through whom to reach the outside; raises ConfigError for a proxy that is none."""
+        return Proxies.of(self._settings.transfer_proxy, os.environ)
+
     async def close(self) -> None:
         """End what runs; partial downloads stay for the next start."""
         await self._jobs.close()
@@ -96,7 +113,22 @@ class Transfers:
             await self._session.close()
 
     def _registry(self, source: Source) -> Registry:
-        return Registry(source, self.session, self._identity, self._patience)
+        patience, pace = self._patience, self._pace
+        return Registry(source, self.session, self._identity, patience, pace, self.proxies)
+
+    async def _repairers(self, damage: Damage, is_asked_for: bool) -> list[Repairer]:
+        """Registries that may have a damaged blob: whoever gave it, then those that the models'
+        names mean. Of models that were never fetched these are only asked if a person wants it:
+        the names of private models are nobody's business."""
+        sources: list[Source] = []
+        for name in damage.models:
+            given = await asyncio.to_thread(self._library.fetched_from, name)
+            repository = f"{name.namespace}/{name.model}"
+            sources += [Source(URL(address), repository) for address in given]
+            if given or is_asked_for:
+                sources += Reference(name, "", False).sources(self._settings)
+        parts = self._settings.transfer_parts
+        return [RegistryRepairer(self._registry(s), parts) for s in dict.fromkeys(sources)]
 
     async def _within_limit(self, transfer: Awaitable[None]) -> None:
         limit_s = self._patience.total_s

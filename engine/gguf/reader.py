@@ -6,6 +6,7 @@ keys mean is in `header.py`, what a runnable model needs in `validate.py`. Every
 the file is a ModelFormatError.
 """
 
+import io
 import os
 import stat
 import struct
@@ -127,6 +128,14 @@ class _Window:
             raise ModelFormatError(
                 f"{what} ends at byte {end}; a header may have {self.limits.header_bytes} bytes"
             )
+
+
+def data_start(head: bytes, size: int, limits: Limits = LIMITS) -> int:
+    """Where the tensor data starts in a file of `size` bytes that begins with `head`.
+
+    Raises ModelFormatError, also while `head` does not hold the whole header yet.
+    """
+    return _parse(_Window(io.BytesIO(head), size, limits), limits).data_offset
 
 
 def _parse(window: _Window, limits: Limits) -> Header:

@@ -10,6 +10,7 @@ to tests/bench/results/. Keep the machine quiet meanwhile.
 from __future__ import annotations
 
 import bench_idle
+import bench_install
 import bench_latency
 import bench_paged_floor
 import bench_paged_host
@@ -28,6 +29,7 @@ def main() -> None:
         bench_idle,
         bench_paged_host,
         bench_service,
+        bench_install,
         bench_latency,
         bench_paged_floor,
         bench_paged_latency,

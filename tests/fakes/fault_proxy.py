@@ -34,6 +34,8 @@ class Faults:
     drip_s: float = 0.0  # blob answers come byte by byte, that long apart
     add_length: int = 0  # blob answers announce so many bytes more
     extra_bytes: bytes = b""  # sent behind each whole blob
+    hold_after: int | None = None  # so many blob requests are answered, others wait for `release`
+    release: asyncio.Event = field(default_factory=asyncio.Event)
     redirect_to: str = ""  # blob requests are sent to this base address
     realm: str = ""  # where a 401 sends for a token; "own" is this proxy
     fail_uploads: int = 0  # so many parts of uploads get `fail_status` when they have come
@@ -185,6 +187,10 @@ class _Server:
             return web.Response(
                 status=307, headers={"Location": faults.redirect_to + request.path + "?sig=a%2Bb"}
             )
+        if faults.hold_after is not None:
+            faults.hold_after -= 1
+            if faults.hold_after < 0:
+                await faults.release.wait()
         if faults.fail_times:
             faults.fail_times -= 1
             return web.Response(status=faults.fail_status, text="not now")

@@ -159,12 +159,15 @@ def tiny_llama_bytes(
     ftype: int = F32,
     chat_template: str | None = CHATML,
     metadata: Mapping[str, Any] | None = None,
+    ballast_mib: int = 0,
 ) -> bytes:
     """The bytes of a random llama model that llama.cpp loads.
 
     vocab     at least 260: 256 bytes, 4 specials, then merges learnt from one sentence, then filler
     ftype     F32, F16 or Q8_0, for matrices
     metadata  overrides; a value of None removes the key
+    ballast_mib  of a tensor that no model has, for tests where only the size matters; llama.cpp
+                 refuses it
     """
     pairs: dict[str, Any] = {
         "general.architecture": "llama",
@@ -205,6 +208,9 @@ def tiny_llama_bytes(
         weights.norm("output_norm.weight", embd),
         weights.matrix("output.weight", embd, vocab),
     ]
+    if ballast_mib:
+        data = b"".join(random.Random(seed + i).randbytes(1 << 20) for i in range(ballast_mib))
+        tensors.append(Tensor("ballast.weight", (1 << 18, ballast_mib), F32, data))
     return build_gguf(_overridden(pairs, metadata), tensors)
 
 

@@ -39,7 +39,7 @@ def test_a_sound_store_is_read_to_the_end(box):
     *_, last_read, end = documents
     assert documents[0]["completed"] == 0
     assert last_read["completed"] == last_read["total"] > box.weights.stat().st_size
-    assert end == {"status": "success", "damaged": 0}
+    assert end == {"status": "success", "damaged": 0, "repaired": 0}
 
 
 def test_a_flipped_bit_takes_one_model_out_and_no_other(box):
@@ -70,7 +70,7 @@ def test_the_damaged_bytes_are_kept_until_good_ones_come(box, tiny_gguf):
     box.create("rotten", tiny_gguf)
     assert box.weights.read_bytes() == tiny_gguf.read_bytes()
     assert not kept.exists()
-    assert scrubbed(box)[-1] == {"status": "success", "damaged": 0}
+    assert scrubbed(box)[-1] == {"status": "success", "damaged": 0, "repaired": 0}
 
 
 def test_a_model_that_is_removed_meanwhile_is_no_damage(box):
@@ -80,7 +80,7 @@ def test_a_model_that_is_removed_meanwhile_is_no_damage(box):
     with urllib.request.urlopen(request, timeout=60) as answer:
         assert json.loads(answer.readline())["completed"] == 0
         assert box.call("DELETE", "/api/delete", {"model": "rotten"})[0] == 200
-    assert scrubbed(box)[-1] == {"status": "success", "damaged": 0}
+    assert scrubbed(box)[-1] == {"status": "success", "damaged": 0, "repaired": 0}
 
 
 @pytest.mark.parametrize("rate", [-1, "fast", 1.5])

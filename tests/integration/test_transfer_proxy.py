@@ -1,0 +1,83 @@
+"""Pulls through a real forward proxy on loopback, with and without a password, and around it."""
+
+import asyncio
+
+import pytest
+
+from tests.fakes.fault_proxy import fault_proxy
+from tests.fakes.forward_proxy import forward_proxy
+from tests.integration.pulls import names, offer
+from tests.integration.raw_http import send
+
+NAME = "registry.example:5000/library/m"  # has no address: only a proxy can reach it
+
+
+@pytest.fixture
+async def world(tiny_gguf):
+    async with fault_proxy() as registry:
+        offer(registry, tiny_gguf.read_bytes())
+        async with forward_proxy(registry.address) as proxy:
+            proxy.registry = registry
+            yield proxy
+
+
+async def pulled(service, name, *, insecure=True):
+    body = {"model": name, "insecure": insecure, "stream": False}
+    return await asyncio.to_thread(send, service, "POST", "/api/pull", body=body)
+
+
+async def test_everything_goes_through_the_proxy(start_service, world):
+    service = start_service(transfer_proxy=f"http://{world.address}")
+    reply = await pulled(service, NAME)
+    assert reply.json == {"status": "success"}
+    assert len(world.targets) == len(world.registry.requests) == 3
+    assert all(target.startswith("http://registry.example:5000/v2/") for target in world.targets)
+    assert f"{NAME}:latest" in names(service)
+
+
+async def test_the_standard_variables_count_and_no_proxy_too(start_service, world, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://{world.address}")
+    assert (await pulled(start_service(), NAME)).json == {"status": "success"}
+    world.targets.clear()
+    monkeypatch.setenv("no_proxy", "localhost, .example")
+    assert (await pulled(start_service(), NAME)).status >= 500  # there is no address without it
+    assert world.targets == []
+
+
+async def test_this_machine_is_asked_directly(start_service, world):
+    service = start_service(transfer_proxy=f"http://{world.address}")
+    reply = await pulled(service, f"{world.registry.address}/library/m")
+    assert reply.json == {"status": "success"}
+    assert world.targets == []
+
+
+async def test_a_password_is_sent_and_never_said(start_service, world):
+    world.user = "me:pass word"
+    service = start_service(
+        transfer_proxy=f"http://me:pass%20word@{world.address}", log_level="debug"
+    )
+    assert (await pulled(service, NAME)).json == {"status": "success"}
+    world.user = "me:another"
+    refused = await pulled(service, f"{NAME}:2")
+    assert refused.status >= 400
+    tls = await pulled(service, "registry.example/library/m", insecure=False)
+    assert tls.status >= 400
+    assert world.targets[-1] == "CONNECT registry.example:443"
+    for secret in ("pass%20word", "pass word", "bWU6cGFzcyB3b3Jk"):
+        assert secret not in service.log
+        assert secret not in str(refused.json) + str(tls.json)
+
+
+async def test_a_proxy_that_is_gone_is_an_error_with_a_name(start_service, world):
+    service = start_service(transfer_proxy="http://me:secret@127.0.0.1:1")
+    reply = await pulled(service, NAME)
+    assert reply.status >= 500
+    assert "secret" not in service.log + str(reply.json)
+
+
+async def test_a_proxy_of_another_kind_is_told_when_it_is_needed(start_service, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:secret@127.0.0.1:1080")
+    service = start_service()
+    reply = await pulled(service, NAME)
+    assert "proxy for transfers is not an address" in reply.json["error"]
+    assert "secret" not in service.log + str(reply.json)
