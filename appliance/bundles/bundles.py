@@ -158,15 +158,18 @@ class Bundles:
         """Follow the name again, from the next install on."""
         return await self._switch(name, lambda state: replace(state, pinned=""))
 
-    def forget(self, name: ModelName) -> None:
-        """Drop a model's state and the blobs that only it kept. Blocking; its manifest is gone."""
+    def forget(self, name: ModelName) -> bool:
+        """Drop a model's state, also a damaged one, and the blobs that only it kept; whether there
+        was one. Blocking. Its manifest is gone already."""
+        if name not in set(self._states.names()):
+            return False
         try:
-            state = self._states.find(name)
-        except LibraryError:
-            state = None
+            digests = self._states.get(name).digests
+        except ApplianceError:
+            digests = frozenset()
         self._states.remove(name)
-        if state is not None:
-            self._library.remove_unused(state.digests)
+        self._library.remove_unused(digests)
+        return True
 
     def reconcile(self) -> None:
         """At start: count tests that were cut short, and let the library follow the states.

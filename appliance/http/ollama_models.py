@@ -68,6 +68,8 @@ async def delete(request: web.Request) -> web.StreamResponse:
     request[FIELDS]["model"] = body.typed
     library = request.app[LIBRARY]
     if not await asyncio.to_thread(library.has, name):
+        if await asyncio.to_thread(request.app[BUNDLES].forget, name):
+            return web.Response()  # a signed model that never became active, or was stopped
         raise ModelNotFoundError(f"model '{body.typed}' not found")
     await request.app[MODELS].unload(name)
     await asyncio.to_thread(library.delete, name)

@@ -11,6 +11,7 @@ import pytest
 from appliance.bundles.layout import Layout
 from appliance.bundles.release import SBOM_TYPE, SMOKE_TYPE, Extras, Release
 from appliance.errors import ApplianceError, BadRequestError, LibraryError, RegistryError
+from appliance.library.chunks import ChunkMap
 from appliance.library.library import Library
 from appliance.library.manifest import Digest, Manifest
 from appliance.library.names import ModelName
@@ -25,6 +26,7 @@ from tools.bundles.bundlefile import (
     parse_reference,
     read_bundle_file,
 )
+from tools.bundles.extras import chunk_maps
 from tools.bundles.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +147,7 @@ def test_the_bill_of_materials_names_every_blob(desk, tiny_gguf):
 
 _BUILD = """
 import sys
+from tools.bundles.extras import chunk_maps
 from tools.bundles.main import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -195,6 +198,17 @@ def test_time_is_only_what_was_given(desk, tiny_gguf):
         created_from({"SOURCE_DATE_EPOCH": "yesterday"})
     desk.build(tiny_gguf)
     assert index_of(desk.layout).created == ""
+
+
+def test_chunk_maps_of_large_files(tiny_gguf, tmp_path):
+    """Cut as boxes cut them, so that either side can judge the other's bytes."""
+    data = tiny_gguf.read_bytes()
+    digest = Digest.of(data)
+    assert chunk_maps({digest: tiny_gguf}) == b""
+    found = ChunkMap.parse(chunk_maps({digest: tiny_gguf}, large_bytes=1000), digest)
+    hashed = [Digest.of(data[first:end]).hex for first, end in found.spans(len(data))]
+    assert list(found.hashes) == hashed
+    assert 0 < found.first < len(data)
 
 
 # -- what FROM means -------------------------------------------------------------------------

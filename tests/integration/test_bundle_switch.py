@@ -183,6 +183,11 @@ def test_stop_takes_it_out_of_use_until_another_comes(start_box, start_service, 
     box.publish("1.0.1", "Be well.")
     box.install()
     assert "Be well." in box.ask()
+    publisher.revoke("1.0.1", model=box.model)
+    box.act("check")
+    for status in (200, 404):  # what is stopped can be removed, once
+        assert box.service.call("DELETE", "/api/delete", {"model": box.name()})[0] == status
+    assert not box.state_file().exists()
 
 
 def test_only_the_box_itself_may_switch(updated):

@@ -133,7 +133,8 @@ def adopt_model(
     variant = describe(name or "default", table, model, manifest)
     if name == UNNAMED:
         variant = replace(variant, name=variant.quant.lower() or "default")
-    extras = make_extras(request, created, [(variant, model)])
+    files = {digest: adopted.library.blobs.path(digest) for digest in model.manifest.digests}
+    extras = make_extras(request, created, [(variant, model)], files)
     release = Release(
         version=request.version,
         variants=(variant,),
@@ -145,8 +146,8 @@ def adopt_model(
     )
     index = release.encode()
     if with_blobs:
-        for digest in sorted(model.manifest.digests, key=str):
-            layout.put_file(adopted.library.blobs.path(digest), digest)
+        for digest, path in files.items():
+            layout.put_file(path, digest)
     layout.put_bytes(manifest, MANIFEST_TYPE)
     put_release(layout, request.reference, index, extras)
     return Outcome(request.reference, Digest.of(index), len(index), release)

@@ -115,12 +115,13 @@ def build(request: BundleRequest, layout: Layout, bases: Bases, created: str = "
         workshop = Workshop(Path(folder), bases)
         made = [_make(name, table, request, workshop) for name, table in request.variants.items()]
         variants = [(variant, built.model) for variant, built in made]
-        extras = make_extras(request, created, variants)
+        files = {digest: path for _, built in made for digest, path in built.files.items()}
+        extras = make_extras(request, created, variants, files)
         release = _release(request, created, made, extras)
         index = release.encode()
+        for digest, path in files.items():
+            layout.put_file(path, digest)
         for _, built in made:
-            for digest, path in built.files.items():
-                layout.put_file(path, digest)
             layout.put_bytes(built.manifest)
         put_release(layout, request.reference, index, extras)
     warnings = dict.fromkeys(warning for _, built in made for warning in built.warnings)

@@ -1,10 +1,12 @@
 """The artifact beside the variants: smoke tests, bill of materials, model card, chunk hashes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.bundles.release import (
     CARD_TYPE,
+    CHUNKS_TYPE,
     EMPTY,
     SBOM_TYPE,
     SMOKE_TYPE,
@@ -15,10 +17,14 @@ from appliance.bundles.release import (
 )
 from appliance.bundles.smoke import MAX_SMOKE_BYTES, SmokePlan
 from appliance.errors import BadRequestError, LibraryError
+from appliance.library.chunks import CHUNK_BYTES, ChunkHasher, ChunkMap
 from appliance.library.manifest import Digest, Layer
 from appliance.library.stored import StoredModel
 from tools.bundles.bundlefile import MAX_FILE_BYTES, BundleRequest
 from tools.bundles.sbom import bill_of_materials
+
+LARGE_BYTES = 64 << 20  # a larger blob gets a map of its chunks, by which boxes repair it
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,10 @@ class MadeExtras:
 
 
 def make_extras(
-    request: BundleRequest, created: str, variants: Sequence[tuple[Variant, StoredModel]]
+    request: BundleRequest,
+    created: str,
+    variants: Sequence[tuple[Variant, StoredModel]],
+    files: Mapping[Digest, Path],
 ) -> MadeExtras:
     """Raises BadRequestError for smoke tests that a box would not run, and for missing files."""
     table = request.table
@@ -43,6 +52,7 @@ def make_extras(
             ),
         ),
         (CARD_TYPE, _file(request, table.card, "the model card") if table.card else b""),
+        (CHUNKS_TYPE, chunk_maps(files)),
     ]
     found = [(kind, data) for kind, data in parts if data]
     extras = Extras(tuple(Layer(kind, Digest.of(data), len(data)) for kind, data in found))
@@ -72,6 +82,25 @@ def smoke_tests(request: BundleRequest) -> bytes:
             hint="tools/bundles/README.md shows their form",
         ) from error
     return data
+
+
+def chunk_maps(files: Mapping[Digest, Path], large_bytes: int = LARGE_BYTES) -> bytes:
+    """The chunks of every large file, as library/chunks.py reads them; empty if none is large."""
+    blobs = {
+        str(digest): {"first": chunks.first, "hashes": list(chunks.hashes)}
+        for digest, path in files.items()
+        if path.stat().st_size > large_bytes
+        for chunks in [_chunks_of(path)]
+    }
+    return canonical_json({"chunk_bytes": CHUNK_BYTES, "blobs": blobs}) if blobs else b""
+
+
+def _chunks_of(path: Path) -> ChunkMap:
+    hasher = ChunkHasher(path.stat().st_size)
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            hasher.update(piece)
+    return hasher.result()
 
 
 def _file(request: BundleRequest, text: str, what: str) -> bytes:
