@@ -198,6 +198,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("scrub_days", "30", _whole(0, 3650),
             "every stored blob is read again within so many days, when idle; 0: never by itself"),
     Setting("scrub_mib_s", "10", _whole(1, 10_000), "how fast it is read, in MiB per second"),
+    Setting("trust_mode", "auto", _choice("auto", "open", "warn", "signed"),
+            "unsigned models: open takes them from listed hosts, warn asks for each, signed takes"
+            " none; auto: signed once a site's own root is enrolled, else open"),
+    Setting("trust_hosts", "", _hosts,
+            "more registries that unsigned models may come from, beside ollama.com, hf.co, registry"
+            " and registry_mirrors"),
     Setting("revoked", "warn", _choice("warn", "replace", "stop"),
             "what to do with an installed release that its publisher took back"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
@@ -245,6 +251,8 @@ class Settings:
     transfer_proxy: str = field(repr=False)
     scrub_days: int
     scrub_mib_s: int
+    trust_mode: str
+    trust_hosts: tuple[str, ...]
     revoked: str
     log_format: str
     log_level: str

@@ -28,6 +28,7 @@ from appliance.library.manifest import Digest
 from appliance.models.manager import Models
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 log = logging.getLogger("hearth")
@@ -52,17 +53,30 @@ async def _serve(settings: Settings) -> None:
     library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
     state = ServiceState()
     models = Models(settings)
-    transfers = Transfers(settings, library, models)
-    chat = ChatService(library, models)
     repositories = Repositories(settings.state / "trust")
+    gate = Gate(settings, repositories)
+    transfers = Transfers(settings, library, gate, models)
+    chat = ChatService(library, models)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
+    gate.vouched_by(bundles.vouch)
+    library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
-    app = build_app(settings, library, models, chat, transfers, repositories, bundles, state)
+    app = build_app(
+        settings,
+        library,
+        models,
+        chat,
+        transfers,
+        repositories,
+        gate,
+        bundles,
+        state,
+    )
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app,

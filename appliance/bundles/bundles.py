@@ -33,6 +33,7 @@ from appliance.transfer.jobs import SharedJobs
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
 from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
+from appliance.trust.gate import Signed
 from appliance.trust.policy import require_fresh
 from appliance.trust.repositories import Repositories, Repository
 
@@ -98,6 +99,10 @@ class Bundles:
     def state(self, name: ModelName) -> BundleState:
         """Raises NotFoundError, or LibraryError for a damaged one."""
         return self._states.get(name)
+
+    def vouch(self, name: ModelName) -> Signed | None:
+        """What was signed for `name`, as the gate asks; raises LibraryError for a damaged state."""
+        return self._states.signed(name)
 
     def _scan(self) -> tuple[list[BundleState], list[str]]:
         found, problems = [], []

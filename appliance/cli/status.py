@@ -37,6 +37,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
             "memory",
             f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
         ],
+        *_trust_rows(body.get("trust")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
     if body["models"]:
@@ -47,6 +48,15 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
+
+
+def _trust_rows(trust: Json | None) -> list[list[str]]:
+    """The mode, and each repository that has been silent for long."""
+    if trust is None:
+        return []
+    late = [each for each in trust["repositories"] if each["freshness"] in {"aging", "stale"}]
+    told = [["", "", f"{each['name']} is {each['freshness']}"] for each in late]
+    return [["", "trust", trust["mode"]], *told]
 
 
 def _model_row(model: Json, now: datetime) -> list[str]:

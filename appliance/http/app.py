@@ -32,6 +32,7 @@ from appliance.http.context import (
     BUNDLES,
     CHAT,
     EXPORTER,
+    GATE,
     GUARD,
     IMPORTER,
     LIBRARY,
@@ -47,6 +48,7 @@ from appliance.http.middleware import add_headers, drain, guard, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
@@ -63,6 +65,7 @@ def build_app(
     chat: ChatService,
     transfers: Transfers,
     repositories: Repositories,
+    gate: Gate,
     bundles: Bundles,
     state: ServiceState,
 ) -> web.Application:
@@ -76,6 +79,7 @@ def build_app(
     app[MODELS] = models
     app[CHAT] = chat
     app[REPOSITORIES] = repositories
+    app[GATE] = gate
     app[BUNDLES] = bundles
     app[IMPORTER] = Importer(library, repositories, bundles)
     app[EXPORTER] = Exporter(library, repositories, bundles, settings.state)

@@ -23,6 +23,7 @@ from appliance.http.guard import Caller, Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 
@@ -60,6 +61,7 @@ MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
+GATE = web.AppKey("GATE", Gate)
 BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
