@@ -15,6 +15,7 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
@@ -58,6 +59,7 @@ async def _serve(settings: Settings) -> None:
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
+    channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
@@ -75,6 +77,7 @@ async def _serve(settings: Settings) -> None:
         repositories,
         gate,
         bundles,
+        channels,
         state,
     )
     async with AsyncExitStack() as stack:
@@ -89,6 +92,7 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
         stack.push_async_callback(bundles.close)
+        stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
         state.ready = True
@@ -96,8 +100,11 @@ async def _serve(settings: Settings) -> None:
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
+            polling = background.create_task(channels.poll_forever())
             await stop.wait()
             caring.cancel()
+            polling.cancel()
+            await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)

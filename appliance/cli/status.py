@@ -45,6 +45,10 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
         parts.append(render_table([_model_row(model, now) for model in body["models"]], header))
     else:
         parts.append("No model is loaded.\n")
+    late = [channel for channel in body.get("channels", ()) if channel["trouble"]]
+    if late:
+        told = "".join(f"  {channel['channel']}: {channel['trouble']}\n" for channel in late)
+        parts.append(f"Channels\n{told}")
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)

@@ -12,7 +12,9 @@ from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
 from appliance.http.admin_wire import plan_answer, trust_answer
+from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
+    CHANNELS,
     FIELDS,
     GATE,
     LIBRARY,
@@ -65,6 +67,7 @@ async def status(request: web.Request) -> web.StreamResponse:
     app, state = request.app, request.app[STATE]
     memory = await asyncio.to_thread(read_memory)
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
+    channels, damaged_channels = await app[CHANNELS].list()
     trust = await asyncio.to_thread(trust_answer, app[GATE], app[REPOSITORIES])
     return json_response(
         {
@@ -75,9 +78,11 @@ async def status(request: web.Request) -> web.StreamResponse:
             "models": [status_entry(model) for model in app[MODELS].loaded()],
             "memory": {"total": memory.total, "available": memory.available},
             "trust": trust,
+            "channels": [channel_entry(each) for each in channels],
             "problems": [
                 *(f"{problem.path}: {problem.reason}" for problem in damaged),
                 *await asyncio.to_thread(app[GATE].problems),
+                *damaged_channels,
             ],
         }
     )

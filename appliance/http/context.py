@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
@@ -65,6 +66,7 @@ GATE = web.AppKey("GATE", Gate)
 BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
+CHANNELS = web.AppKey("CHANNELS", Channels)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 
