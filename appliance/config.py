@@ -94,6 +94,20 @@ def parse_duration(text: str) -> float:
     return float("inf") if sign < 0 and total else total
 
 
+def _period(text: str) -> float:
+    seconds = parse_duration(text)
+    if not 60 <= seconds <= 30 * 86_400:
+        raise ValueError("a duration from 1m to 720h")
+    return seconds
+
+
+def _window(text: str) -> str:
+    time_of_day = r"([01]\d|2[0-3]):[0-5]\d"
+    if not re.fullmatch(rf"({time_of_day}-{time_of_day})?", text.strip()):
+        raise ValueError("a time of day like 02:00-05:00, or empty")
+    return text.strip()
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
     for origin in origins:
@@ -198,6 +212,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("scrub_days", "30", _whole(0, 3650),
             "every stored blob is read again within so many days, when idle; 0: never by itself"),
     Setting("scrub_mib_s", "10", _whole(1, 10_000), "how fast it is read, in MiB per second"),
+    Setting("trust_mode", "auto", _choice("auto", "open", "warn", "signed"),
+            "unsigned models: open takes them from listed hosts, warn asks for each, signed takes"
+            " none; auto: signed once a site's own root is enrolled, else open"),
+    Setting("trust_hosts", "", _hosts,
+            "more registries that unsigned models may come from, beside ollama.com, hf.co, registry"
+            " and registry_mirrors"),
+    Setting("channel_poll", "6h", _period, "how often followed channels are asked, about"),
+    Setting("channel_window", "", _window,
+            "time of day in which channels may change models, like 02:00-05:00, on this box's"
+            " clock; empty: as each channel says"),
     Setting("revoked", "warn", _choice("warn", "replace", "stop"),
             "what to do with an installed release that its publisher took back"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
@@ -245,6 +269,10 @@ class Settings:
     transfer_proxy: str = field(repr=False)
     scrub_days: int
     scrub_mib_s: int
+    trust_mode: str
+    trust_hosts: tuple[str, ...]
+    channel_poll: float  # seconds
+    channel_window: str
     revoked: str
     log_format: str
     log_level: str

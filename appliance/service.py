@@ -15,6 +15,7 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
@@ -28,6 +29,7 @@ from appliance.library.manifest import Digest
 from appliance.models.manager import Models
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 log = logging.getLogger("hearth")
@@ -52,17 +54,32 @@ async def _serve(settings: Settings) -> None:
     library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
     state = ServiceState()
     models = Models(settings)
-    transfers = Transfers(settings, library, models)
-    chat = ChatService(library, models)
     repositories = Repositories(settings.state / "trust")
+    gate = Gate(settings, repositories)
+    transfers = Transfers(settings, library, gate, models)
+    chat = ChatService(library, models)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
+    channels = Channels(settings, bundles, repositories)
+    gate.vouched_by(bundles.vouch)
+    library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
-    app = build_app(settings, library, models, chat, transfers, repositories, bundles, state)
+    app = build_app(
+        settings,
+        library,
+        models,
+        chat,
+        transfers,
+        repositories,
+        gate,
+        bundles,
+        channels,
+        state,
+    )
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(
             app,
@@ -75,6 +92,7 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
         stack.push_async_callback(bundles.close)
+        stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
         state.ready = True
@@ -82,8 +100,11 @@ async def _serve(settings: Settings) -> None:
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
+            polling = background.create_task(channels.poll_forever())
             await stop.wait()
             caring.cancel()
+            polling.cancel()
+            await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)

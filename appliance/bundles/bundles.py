@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from appliance.bundles.activate import Activator, pin, resume, roll_back
 from appliance.bundles.facts import read_facts
-from appliance.bundles.install import Installer, Wish
-from appliance.bundles.resolve import Origin, Word, ask, target_of
-from appliance.bundles.revoke import revocation, take_back
+from appliance.bundles.install import Installer, Wish, what_to_remove
+from appliance.bundles.resolve import Documents, Origin, Word, ask, target_of
+from appliance.bundles.revoke import revocation, take_back, taken_back
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -33,6 +33,7 @@ from appliance.transfer.jobs import SharedJobs
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
 from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
+from appliance.trust.gate import Signed
 from appliance.trust.policy import require_fresh
 from appliance.trust.repositories import Repositories, Repository
 
@@ -44,8 +45,6 @@ __all__ = ["Bundles", "Origin"]
 log = logging.getLogger("hearth.bundles")
 
 FOLDER = "bundles"  # of the states, in the state folder
-MIB = 1 << 20
-_CANDIDATES = 3  # models that an error about a full disk offers to remove
 
 
 class Bundles:
@@ -99,6 +98,19 @@ class Bundles:
         """Raises NotFoundError, or LibraryError for a damaged one."""
         return self._states.get(name)
 
+    async def document(self, repository: Repository, target: str, max_bytes: int) -> bytes:
+        """A signed document that is no release, as the repository lists it now. Raises TrustError,
+        RegistryError."""
+        listed = (await self._look_up(repository, None, [target])).targets[target]
+        if listed is None or listed.is_revoked:
+            raise TrustError.of(TrustCode.NOT_LISTED, f"{repository.name} lists no {target}")
+        documents = Documents(self._library, self._contents(repository, None), target)
+        return await documents.get(Digest(listed.sha256), min(listed.length, max_bytes))
+
+    def vouch(self, name: ModelName) -> Signed | None:
+        """What was signed for `name`, as the gate asks; raises LibraryError for a damaged state."""
+        return self._states.signed(name)
+
     def _scan(self) -> tuple[list[BundleState], list[str]]:
         found, problems = [], []
         for name in self._states.names():
@@ -117,17 +129,19 @@ class Bundles:
         *,
         variant: str = "",
         retry: bool = False,
+        version: str = "",
     ) -> AsyncGenerator[Progress, None]:
         """Make the release that is signed for `name` the active one; the lines of Ollama's pull.
 
         `origin` None: the repository's own addresses. `variant`: the only one that may be taken.
+        `version`: this release of the model, in place of the one that the name's own tag means.
         `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
         RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
         is. Leaving cancels it unless others follow it; what came is kept.
         """
 
         async def work(tell: Tell) -> None:
-            await self._install(name, origin, variant, retry, tell)
+            await self._install(name, origin, variant, retry, version, tell)
 
         async with aclosing(self._jobs.follow(name.full.lower(), work)) as lines:
             async for line in lines:
@@ -189,14 +203,21 @@ class Bundles:
     # -- one install ------------------------------------------------------------------------
 
     async def _install(
-        self, name: ModelName, origin: Origin | None, variant: str, retry: bool, tell: Tell
+        self,
+        name: ModelName,
+        origin: Origin | None,
+        variant: str,
+        retry: bool,
+        version: str,
+        tell: Tell,
     ) -> None:
         tell(Progress("pulling manifest"))
         repository = await asyncio.to_thread(self._require_owner, name)
         state = await asyncio.to_thread(self._begin, name, repository, retry)
-        word = await self._ask(repository, origin, name, state)
+        wanted = replace(state, pinned=version) if version else state
+        word = await self._ask(repository, origin, name, wanted)
         state = await self._judge(name, state, word)
-        wish = self._wish(name, state, word, self._contents(repository, origin), variant, retry)
+        wish = self._wish(name, wanted, word, self._contents(repository, origin), variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
             tell(Progress("success"))
@@ -306,7 +327,7 @@ class Bundles:
                 TrustCode.NOT_LISTED, f"{state.repository} lists no release as {target}"
             )
         if listed.is_revoked:
-            raise _taken_back(target)
+            raise taken_back(target)
         return Wish(name, Digest(listed.sha256), listed.length, contents, variant, retry)
 
     async def _version_target(
@@ -319,7 +340,7 @@ class Bundles:
         if listed is None or listed.sha256 != wish.index.hex:
             return ""
         if listed.is_revoked:
-            raise _taken_back(target)
+            raise taken_back(target)
         return target
 
     def _is_active(self, wish: Wish, state: BundleState) -> bool:
@@ -343,14 +364,8 @@ class Bundles:
             if await to_end(self._library.prune):
                 await attempt()
                 return
-            hint = await asyncio.to_thread(self._what_to_remove, wish.name)
+            hint = await asyncio.to_thread(what_to_remove, self._library, wish.name)
             raise DiskFullError(str(error), hint=hint or error.hint) from error
-
-    def _what_to_remove(self, name: ModelName) -> str:
-        others = [model for model in self._library.list() if model.name != name]
-        largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
-        told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
-        return f"remove models with `hearth rm`; the largest are {told}" if told else ""
 
     # -- other changes ----------------------------------------------------------------------
 
@@ -380,11 +395,3 @@ class Bundles:
 
 def _version(state: BundleState) -> str:
     return state.active.version if state.active else "none"
-
-
-def _taken_back(target: str) -> PolicyRefusedError:
-    return PolicyRefusedError(
-        f"the publisher took {target} back",
-        rule="revoked",
-        hint="ask the publisher for a newer release",
-    )

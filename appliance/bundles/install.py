@@ -35,6 +35,7 @@ from appliance.bundles.smoke import (
 from appliance.bundles.state import BundleState, Failure, Kept
 from appliance.bundles.variants import Facts, VariantChoice, choose_variant
 from appliance.chat.job import ChatService
+from appliance.config import MIB
 from appliance.errors import (
     ActivationError,
     LibraryError,
@@ -64,6 +65,7 @@ log = logging.getLogger("hearth.bundles")
 
 BUSY_WAIT_S = 60.0  # for room beside models that answer somebody now
 BUSY_PAUSE_S = 1.0
+_CANDIDATES = 3  # models that an error about a full disk offers to remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,14 @@ class Installer:
             return ()
         layers = manifest.of_type(MODEL_TYPE, ADAPTER_TYPE, PROJECTOR_TYPE)
         return tuple(layer.digest for layer in layers)
+
+
+def what_to_remove(library: Library, name: ModelName) -> str:
+    """Which other models to remove when the disk is full, in words. Blocking."""
+    others = [model for model in library.list() if model.name != name]
+    largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
+    told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
+    return f"remove models with `hearth rm`; the largest are {told}" if told else ""
 
 
 def refused(name: ModelName, failure: Failure) -> ActivationError:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from appliance.bundles.activate import roll_back, stop
 from appliance.bundles.resolve import Word
 from appliance.bundles.state import BundleState, Kept
+from appliance.trust.errors import PolicyRefusedError
 
 
 def revocation(release: Kept, word: Word) -> str:
@@ -43,6 +44,15 @@ def take_back(state: BundleState, why: str, word: Word, action: str) -> BundleSt
     if why and action == "replace" and may_return and not _offers_another(state, word):
         return roll_back(state, now_s, why)
     return replace(state, revoked=why)
+
+
+def taken_back(target: str) -> PolicyRefusedError:
+    """The error for a release that must not be installed."""
+    return PolicyRefusedError(
+        f"the publisher took {target} back",
+        rule="revoked",
+        hint="ask the publisher for a newer release",
+    )
 
 
 def _offers_another(state: BundleState, word: Word) -> bool:

@@ -20,6 +20,7 @@ from appliance.errors import LibraryError, ModelNameError, NotFoundError
 from appliance.library.blobs import atomic_write, fsync_folder
 from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
+from appliance.trust.gate import Signed
 
 MAX_ATTEMPTS = 2  # smoke tests that may be cut short before the release counts as bad
 MAX_BAD = 32  # the oldest is forgotten; it would only be tried again
@@ -142,6 +143,15 @@ class States:
         except OSError as error:
             raise _damaged(name) from error
         return _decode(name, data)
+
+    def signed(self, name: ModelName) -> Signed | None:
+        """Who signed for a name and which manifests, of those that are here; None if nobody did.
+        Raises LibraryError for a damaged file."""
+        state = self.find(name)
+        if state is None:
+            return None
+        manifests = frozenset(Digest.parse(kept.manifest) for kept in state.kept)
+        return Signed(state.repository, manifests)
 
     def names(self) -> Iterator[ModelName]:
         """Of all files, readable or not, in order."""

@@ -88,7 +88,7 @@ class Client:
                 message = _decode(line)
                 if "error" in message:
                     text = _error_text(message) or "the service failed"
-                    raise ClientError(text, hint=str(message.get("hint", "")))
+                    raise ClientError(text, hint=_hint(message))
                 yield message
 
     def _whole(self, method: str, path: str, body: Json | None, timeout_s: float | None) -> Json:
@@ -180,12 +180,16 @@ def _raise_for_status(response: HTTPResponse) -> None:
     hint = ""
     try:
         message = json.loads(content)
-        text = _error_text(message)
-        hint = str(message.get("hint", "")) if isinstance(message, dict) else ""
+        text, hint = _error_text(message), _hint(message)
     except ValueError:
         text = content.decode(errors="replace").strip()
     reason = f"HTTP {response.status} {response.reason or ''}".strip()
     raise ClientError(text or reason, status=response.status, hint=hint)
+
+
+def _hint(message: object) -> str:
+    """What to do about it, which our own answers say beside the error."""
+    return str(message.get("hint", "")) if isinstance(message, dict) else ""
 
 
 def _error_text(message: object) -> str:

@@ -23,6 +23,7 @@ VERBS = {
     "export": "appliance.cli.media:export_models",
     "trust": "appliance.cli.trust:trust",
     "bundle": "appliance.cli.bundle:bundle",
+    "channel": "appliance.cli.channel:channel",
     "scrub": "appliance.cli.scrub:scrub",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",

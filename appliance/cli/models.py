@@ -14,9 +14,10 @@ ID_CHARS = 12
 
 @click.command("list")
 @click.argument("prefix", default="")
+@click.option("--trust", is_flag=True, help="Show who vouches for each")
 @answers_json
 @connects
-def list_models(client: Client, prefix: str, as_json: bool) -> None:
+def list_models(client: Client, prefix: str, trust: bool, as_json: bool) -> None:
     """List the models on this box"""
     body = client.get("/api/tags")
     body["models"] = [
@@ -25,10 +26,10 @@ def list_models(client: Client, prefix: str, as_json: bool) -> None:
     if as_json:
         print_json(body)
     else:
-        click.echo(models_table(body), nl=False)
+        click.echo(models_table(body, with_trust=trust), nl=False)
 
 
-def models_table(body: Json) -> str:
+def models_table(body: Json, *, with_trust: bool = False) -> str:
     """The table of an answer of /api/tags."""
     now = datetime.now(UTC)
     rows = [
@@ -37,10 +38,12 @@ def models_table(body: Json) -> str:
             model["digest"][:ID_CHARS],
             "-" if model.get("remote_model") else size_words(model["size"]),
             moment_words(datetime.fromisoformat(model["modified_at"]), now),
+            *([model.get("trust", "")] if with_trust else []),
         ]
         for model in body["models"]
     ]
-    return render_table(rows, ("NAME", "ID", "SIZE", "MODIFIED"))
+    header = ("NAME", "ID", "SIZE", "MODIFIED", *(["TRUST"] if with_trust else []))
+    return render_table(rows, header)
 
 
 @click.command("ps")

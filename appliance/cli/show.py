@@ -99,6 +99,7 @@ def _model_rows(body: Json) -> Rows:
         ("embedding length", _value(info.get(f"{architecture}.embedding_length"))),
         ("quantization", details.get("quantization_level") or ""),
         ("requires", body.get("requires") or ""),
+        ("trust", body.get("trust") or ""),
     ]
     return [["", name, text] for name, text in facts if text]
 

@@ -37,6 +37,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
             "memory",
             f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
         ],
+        *_trust_rows(body.get("trust")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
     if body["models"]:
@@ -44,9 +45,22 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
         parts.append(render_table([_model_row(model, now) for model in body["models"]], header))
     else:
         parts.append("No model is loaded.\n")
+    late = [channel for channel in body.get("channels", ()) if channel["trouble"]]
+    if late:
+        told = "".join(f"  {channel['channel']}: {channel['trouble']}\n" for channel in late)
+        parts.append(f"Channels\n{told}")
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
+
+
+def _trust_rows(trust: Json | None) -> list[list[str]]:
+    """The mode, and each repository that has been silent for long."""
+    if trust is None:
+        return []
+    late = [each for each in trust["repositories"] if each["freshness"] in {"aging", "stale"}]
+    told = [["", "", f"{each['name']} is {each['freshness']}"] for each in late]
+    return [["", "trust", trust["mode"]], *told]
 
 
 def _model_row(model: Json, now: datetime) -> list[str]:

@@ -20,16 +20,19 @@ def allows_insecure(verb: F) -> F:
 
 @click.command("pull")
 @click.argument("name")
+@click.option("--confirm", is_flag=True, help="Accept an unsigned model that is new or changed")
 @allows_insecure
 @click.option("--variant", default="", help="Take this variant of a signed release")
 @click.option("--retry", is_flag=True, help="Try a signed release again that failed here")
 @connects
-def pull(client: Client, name: str, insecure: bool, variant: str, retry: bool) -> None:
+def pull(
+    client: Client, name: str, confirm: bool, insecure: bool, variant: str, retry: bool
+) -> None:
     """Get a model from a registry, or update it
 
     A name that an enrolled repository owns is installed from what that repository signed.
     """
-    pull_model(client, name, insecure=insecure, variant=variant, retry=retry)
+    pull_model(client, name, insecure=insecure, confirm=confirm, variant=variant, retry=retry)
 
 
 @click.command("push")
@@ -45,7 +48,7 @@ def push(client: Client, name: str, insecure: bool) -> None:
 def pull_model(client: Client, name: str, *, insecure: bool, **wishes: Any) -> None:
     """Pull with progress on stderr; raises ClientError. Ctrl+C leaves a part to resume from.
 
-    `wishes` are fields that only signed releases know.
+    `wishes` are our own fields of /api/pull.
     """
     body = {"model": name, "insecure": insecure, **wishes}
     with Progress() as progress:

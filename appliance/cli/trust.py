@@ -56,6 +56,7 @@ def show(name: str, as_json: bool) -> None:
         "versions": dict(trusted.versions),
         "expires": {role: _moment(when_s) for role, when_s in trusted.expires_s.items()},
         "issued": _moment(trusted.issued_s) if trusted.issued_s else None,
+        "freshness": str(repositories.freshness(name)),
         "clock": {"state": trusted.clock.state, "now": _moment(trusted.clock.now_s)},
     }
     if as_json:
@@ -117,6 +118,11 @@ def add(
     confirmed = fingerprint or _confirmed(repository, candidate)
     _repositories().enrol(repository, candidate.root, confirmed)
     click.echo(f"{name} may now sign {' '.join(names)}")
+    if is_site:
+        click.echo(
+            "Unless trust_mode says otherwise, this box now takes and serves signed models only;"
+            " unsigned ones stay on the disk."
+        )
 
 
 @trust.command("remove")
@@ -174,11 +180,20 @@ def _facts(body: Json) -> list[list[str]]:
         ["", "owns", " ".join(body["names"])],
         ["", "address", body["metadata_url"] or "none: by removable media"],
         ["", "releases", " ".join(body["content"]) or "none: by removable media"],
-        ["", "freshness", f"{body['freshness_days']} days" if body["freshness_days"] else "off"],
-        ["", "newest word", body["issued"] or "it does not say"],
+        ["", "newest word", f"{body['issued'] or 'it does not say'}, {_freshness(body)}"],
         ["", "clock", f"{body['clock']['state']}, {body['clock']['now']}"],
         *roles,
     ]
+
+
+def _freshness(body: Json) -> str:
+    """What its age means here."""
+    days = body["freshness_days"]
+    if not days:
+        return "any age will do"
+    word = body["freshness"]
+    effect = "; no new installs until it speaks again" if word == "stale" else ""
+    return f"{word} ({days} days allowed){effect}"
 
 
 def _moment(seconds: int) -> str:

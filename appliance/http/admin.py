@@ -11,8 +11,20 @@ from aiohttp import web
 from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
-from appliance.http.admin_wire import plan_answer
-from appliance.http.context import FIELDS, LIBRARY, MODELS, SETTINGS, STATE, ServiceState, version
+from appliance.http.admin_wire import plan_answer, trust_answer
+from appliance.http.channels_wire import channel_entry
+from appliance.http.context import (
+    CHANNELS,
+    FIELDS,
+    GATE,
+    LIBRARY,
+    MODELS,
+    REPOSITORIES,
+    SETTINGS,
+    STATE,
+    ServiceState,
+    version,
+)
 from appliance.http.errors import FieldError, NotYetError
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
@@ -55,6 +67,8 @@ async def status(request: web.Request) -> web.StreamResponse:
     app, state = request.app, request.app[STATE]
     memory = await asyncio.to_thread(read_memory)
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
+    channels, damaged_channels = await app[CHANNELS].list()
+    trust = await asyncio.to_thread(trust_answer, app[GATE], app[REPOSITORIES])
     return json_response(
         {
             "version": version(),
@@ -63,7 +77,13 @@ async def status(request: web.Request) -> web.StreamResponse:
             "engine": app[SETTINGS].engine,
             "models": [status_entry(model) for model in app[MODELS].loaded()],
             "memory": {"total": memory.total, "available": memory.available},
-            "problems": [f"{problem.path}: {problem.reason}" for problem in damaged],
+            "trust": trust,
+            "channels": [channel_entry(each) for each in channels],
+            "problems": [
+                *(f"{problem.path}: {problem.reason}" for problem in damaged),
+                *await asyncio.to_thread(app[GATE].problems),
+                *damaged_channels,
+            ],
         }
     )
 

@@ -1,8 +1,11 @@
-"""Answers of our own routes. Pure: from domain values to dictionaries; sizes are bytes."""
+"""Answers of our own routes: from domain values to dictionaries; sizes are bytes."""
 
 from typing import Any
 
+from appliance.errors import LibraryError
 from appliance.models.planner import Plan
+from appliance.trust.gate import Gate
+from appliance.trust.repositories import Repositories
 
 
 def plan_answer(model: str, plan: Plan) -> dict[str, Any]:
@@ -31,3 +34,18 @@ def plan_answer(model: str, plan: Plan) -> dict[str, Any]:
         "refusal": plan.refusal or None,
         "unloads": list(plan.leaving),
     }
+
+
+def trust_answer(gate: Gate, repositories: Repositories) -> dict[str, Any]:
+    """The part of /hearth/v1/status about what may come in. Blocking; damage makes it say less."""
+    try:
+        enrolled = repositories.all()
+        return {
+            "mode": str(gate.mode()),
+            "repositories": [
+                {"name": each.name, "freshness": str(repositories.freshness(each.name))}
+                for each in enrolled
+            ],
+        }
+    except LibraryError:
+        return {"mode": "unknown", "repositories": []}

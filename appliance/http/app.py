@@ -9,6 +9,7 @@ import socket
 from aiohttp import web
 
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
@@ -28,10 +29,15 @@ from appliance.http import (
 from appliance.http import (
     bundles as bundle_routes,
 )
+from appliance.http import (
+    channels as channel_routes,
+)
 from appliance.http.context import (
     BUNDLES,
+    CHANNELS,
     CHAT,
     EXPORTER,
+    GATE,
     GUARD,
     IMPORTER,
     LIBRARY,
@@ -47,6 +53,7 @@ from appliance.http.middleware import add_headers, drain, guard, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
@@ -63,7 +70,9 @@ def build_app(
     chat: ChatService,
     transfers: Transfers,
     repositories: Repositories,
+    gate: Gate,
     bundles: Bundles,
+    channels: Channels,
     state: ServiceState,
 ) -> web.Application:
     """The application over these parts, which it does not own: the caller closes them."""
@@ -76,9 +85,11 @@ def build_app(
     app[MODELS] = models
     app[CHAT] = chat
     app[REPOSITORIES] = repositories
+    app[GATE] = gate
     app[BUNDLES] = bundles
     app[IMPORTER] = Importer(library, repositories, bundles)
     app[EXPORTER] = Exporter(library, repositories, bundles, settings.state)
+    app[CHANNELS] = channels
     app[TRANSFERS] = transfers
     app[STATE] = state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
@@ -106,6 +117,12 @@ def _own_routes() -> list[web.RouteDef]:
         web.post("/hearth/v1/bundles/unpin", bundle_routes.unpin),
         web.post("/hearth/v1/import", media.bring),
         web.post("/hearth/v1/export", media.export),
+        web.get("/hearth/v1/channels", channel_routes.list_all),
+        web.post("/hearth/v1/channels/follow", channel_routes.follow),
+        web.post("/hearth/v1/channels/unfollow", channel_routes.unfollow),
+        web.post("/hearth/v1/channels/check", channel_routes.check),
+        web.post("/hearth/v1/channels/pause", channel_routes.pause),
+        web.post("/hearth/v1/channels/resume", channel_routes.resume),
     ]
 
 

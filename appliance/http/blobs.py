@@ -9,7 +9,7 @@ from aiohttp import web
 
 from appliance.errors import NotFoundError, RequestTooLargeError
 from appliance.http.body import refuse_compressed
-from appliance.http.context import LIBRARY, SETTINGS
+from appliance.http.context import GATE, LIBRARY, SETTINGS
 from appliance.http.errors import BodyTimeoutError
 from appliance.http.middleware import administrative
 from appliance.library.blobs import BlobWriter
@@ -34,6 +34,7 @@ async def upload(request: web.Request) -> web.StreamResponse:
     """POST /api/blobs/{digest}: 201 when stored, 200 when it was here already."""
     digest = Digest.parse(request.match_info["digest"])
     refuse_compressed(request)
+    await asyncio.to_thread(request.app[GATE].require_upload)
     blobs = request.app[LIBRARY].blobs
     if await asyncio.to_thread(blobs.has, digest):
         return web.Response()

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
@@ -23,6 +24,7 @@ from appliance.http.guard import Caller, Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 
@@ -60,9 +62,11 @@ MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
+GATE = web.AppKey("GATE", Gate)
 BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
+CHANNELS = web.AppKey("CHANNELS", Channels)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 

@@ -4,16 +4,18 @@ What reads or changes the disk runs in a thread. Blobs have their own file, `blo
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from appliance.errors import BadRequestError, ModelNotFoundError
+from appliance.errors import ApplianceError, BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, FIELDS, LIBRARY, MODELS, REPOSITORIES, SETTINGS
+from appliance.http.context import BUNDLES, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
 from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
@@ -21,13 +23,18 @@ from appliance.library.create import Progress
 from appliance.library.create import create as create_model
 from appliance.library.names import ModelName
 from appliance.threads import in_thread
+from appliance.trust.gate import Gate
 
 
 async def tags(request: web.Request) -> web.StreamResponse:
     """GET /api/tags: stored models, newest first."""
-    library = request.app[LIBRARY]
-    entries = await asyncio.to_thread(lambda: [wire.tag_entry(m) for m in library.list()])
-    return json_response({"models": entries})
+    library, gate = request.app[LIBRARY], request.app[GATE]
+
+    def entries() -> list[dict[str, Any]]:
+        models = library.list()
+        return [wire.tag_entry(*pair) for pair in zip(models, gate.labels(models), strict=True)]
+
+    return json_response({"models": await asyncio.to_thread(entries)})
 
 
 async def ps(request: web.Request) -> web.StreamResponse:
@@ -41,8 +48,14 @@ async def show(request: web.Request) -> web.StreamResponse:
     if not body.typed:
         raise BadRequestError("model is required")
     request[FIELDS]["model"] = body.typed
-    name, library = ModelName.parse(body.typed), request.app[LIBRARY]
-    return json_response(await asyncio.to_thread(lambda: wire.show_answer(library.get(name), body)))
+    name, library, gate = ModelName.parse(body.typed), request.app[LIBRARY], request.app[GATE]
+
+    def answer() -> dict[str, Any]:
+        model = library.get(name)
+        (label,) = gate.labels([model])
+        return wire.show_answer(model, body, label)
+
+    return json_response(await asyncio.to_thread(answer))
 
 
 @administrative
@@ -52,11 +65,13 @@ async def copy(request: web.Request) -> web.StreamResponse:
     source = wire.parse_name(body.source, "source")
     destination = wire.parse_name(body.destination, "destination")
     request[FIELDS]["model"] = body.source
-    await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, destination)
+    gate = request.app[GATE]
+    await asyncio.to_thread(gate.require_create, destination)
     try:
         await asyncio.to_thread(request.app[LIBRARY].copy, source, destination)
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f'model "{body.source}" not found') from error
+    await asyncio.to_thread(_forget_pull, gate, destination)
     return web.Response()
 
 
@@ -74,6 +89,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     await request.app[MODELS].unload(name)
     await asyncio.to_thread(library.delete, name)
     await asyncio.to_thread(request.app[BUNDLES].forget, name)
+    await asyncio.to_thread(_forget_pull, request.app[GATE], name)
     return web.Response()
 
 
@@ -83,14 +99,22 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.CreateBody)
     wanted = body.to_create(request.app[SETTINGS].max_messages)
     request[FIELDS]["model"] = body.typed
-    await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, wanted.name)
-    library = request.app[LIBRARY]
+    gate, library = request.app[GATE], request.app[LIBRARY]
+    await asyncio.to_thread(gate.require_create, wanted.name)
 
     def steps() -> Generator[Progress, None, None]:
         yield from create_model(library, wanted)
+        _forget_pull(gate, wanted.name)
 
     documents = _documents(in_thread(steps()))
     return await report(request, documents, whole=not body.stream)
+
+
+def _forget_pull(gate: Gate, name: ModelName) -> None:
+    """What is under the name now is not what was pulled. A lock that cannot be dropped only makes a
+    later pull ask."""
+    with contextlib.suppress(ApplianceError):
+        gate.unlock(name)
 
 
 async def _documents(steps: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:

@@ -94,8 +94,8 @@ class CreateBody(NameBody, kw_only=True):
         )
 
 
-def tag_entry(stored: StoredModel) -> dict[str, Any]:
-    """One model of /api/tags."""
+def tag_entry(stored: StoredModel, trust: str) -> dict[str, Any]:
+    """One model of /api/tags; `trust` is our own field: who vouches for it."""
     return {
         "name": stored.name.short,
         "model": stored.name.short,
@@ -103,6 +103,7 @@ def tag_entry(stored: StoredModel) -> dict[str, Any]:
         "size": stored.size,
         "digest": stored.digest,
         "details": stored.details,
+        "trust": trust,
     }
 
 
@@ -139,8 +140,8 @@ def expiry(at: datetime | None) -> str:
     return (datetime.now().astimezone() + _FOREVER if at is None else at.astimezone()).isoformat()
 
 
-def show_answer(stored: StoredModel, body: ShowBody) -> dict[str, Any]:
-    """/api/show. Reads the model's layers and header."""
+def show_answer(stored: StoredModel, body: ShowBody, trust: str) -> dict[str, Any]:
+    """/api/show, and our own field `trust`. Reads the model's layers and header."""
     header = stored.complete_header() if body.verbose else stored.header()
     answer = {
         "license": "\n".join(stored.licenses),
@@ -160,6 +161,7 @@ def show_answer(stored: StoredModel, body: ShowBody) -> dict[str, Any]:
         "model_info": model_info(header, verbose=body.verbose),
         "capabilities": stored.capabilities(),
         "modified_at": stored.modified_at.isoformat(),
+        "trust": trust,
         **({"tensors": tensor_list(header)} if body.verbose else {}),
     }
 

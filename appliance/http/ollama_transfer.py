@@ -12,7 +12,7 @@ from aiohttp import web
 
 from appliance.errors import BadRequestError
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, FIELDS, REPOSITORIES, TRANSFERS
+from appliance.http.context import BUNDLES, FIELDS, TRANSFERS
 from appliance.http.middleware import administrative
 from appliance.http.ollama_models_wire import NameBody
 from appliance.http.streams import report
@@ -27,6 +27,7 @@ class TransferBody(NameBody, kw_only=True):
     stream: bool = True
     variant: str = ""  # ours: of a signed release, the only one that may be taken
     retry: bool = False  # ours: also a signed release that failed here before
+    confirm: bool = False  # ours: an unsigned model is wanted although it is new here, or changed
 
 
 @administrative
@@ -37,8 +38,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     if await asyncio.to_thread(bundles.owner, name):
         lines = bundles.install(name, variant=body.variant, retry=body.retry)
     else:
-        await asyncio.to_thread(request.app[REPOSITORIES].require_unsigned, name)
-        lines = request.app[TRANSFERS].pull(reference)
+        lines = request.app[TRANSFERS].pull(reference, confirmed=body.confirm)
     return await report(request, documents(lines), whole=not body.stream)
 
 
@@ -62,10 +62,10 @@ async def documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[byt
     """Status lines as JSON."""
     async with aclosing(lines):
         async for line in lines:
-            yield msgspec.json.encode(_fields(line))
+            yield msgspec.json.encode(progress_fields(line))
 
 
-def _fields(line: Progress) -> dict[str, object]:
+def progress_fields(line: Progress) -> dict[str, object]:
     """Ollama leaves out what is empty, so a blob that has not begun has no `completed`."""
     fields: dict[str, object] = {
         "digest": line.digest,

@@ -3,7 +3,8 @@
 OCI distribution, pull only; the models of names without a host. Manifests go out byte for byte.
 Blob answers carry `Location`, without which Ollama's client fails (ollama issue 7244), ranges and
 digests. A blob is given out only below a model that names it, so nobody can probe for content. The
-box itself may always read, the network where `share_models` is on.
+box itself may always read, the network where `share_models` is on, and then only what policy lets
+it have: in the modes `warn` and `signed` nothing unsigned.
 """
 
 import asyncio
@@ -13,9 +14,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from appliance.errors import ForbiddenError, ModelNameError, NotFoundError
-from appliance.http.context import CALLER, FIELDS, LIBRARY, SETTINGS
+from appliance.http.context import CALLER, FIELDS, GATE, LIBRARY, SETTINGS
 from appliance.http.ollama import json_response
-from appliance.library.library import Library
 from appliance.library.manifest import MANIFEST_TYPE, Digest
 from appliance.library.names import DEFAULT_HOST, ModelName
 from appliance.library.stored import StoredModel
@@ -48,7 +48,7 @@ async def base(_request: web.Request) -> web.StreamResponse:
 async def manifest(request: web.Request) -> web.StreamResponse:
     """GET, HEAD /v2/{namespace}/{model}/manifests/{reference}: by tag or digest."""
     data = await asyncio.to_thread(
-        _manifest, request.app[LIBRARY], _name(request), request.match_info["reference"]
+        _manifest, request, _name(request), request.match_info["reference"]
     )
     headers = {
         "Content-Type": str(json.loads(data).get("mediaType", MANIFEST_TYPE)),
@@ -62,7 +62,7 @@ async def blob(request: web.Request) -> web.StreamResponse:
     """GET, HEAD /v2/{namespace}/{model}/blobs/{digest}, whole or in ranges."""
     digest, library = Digest.parse(request.match_info["digest"]), request.app[LIBRARY]
     name = _name(request)
-    if not await asyncio.to_thread(_names_blob, library, name, digest):
+    if not await asyncio.to_thread(_names_blob, request, name, digest):
         raise NotFoundError(f"no model {name.namespace}/{name.model} here has the blob {digest}")
     headers = {
         "Content-Type": "application/octet-stream",
@@ -83,19 +83,24 @@ def _name(request: web.Request) -> ModelName:
     return name
 
 
-def _tags(library: Library, name: ModelName) -> list[StoredModel]:
-    """All installed models that differ from `name` in their tag alone."""
+def _tags(request: web.Request, name: ModelName) -> list[StoredModel]:
+    """All models that differ from `name` in their tag alone, and that this caller may have."""
     wanted = str(name.path.parent).lower()
-    return [model for model in library.list() if str(model.name.path.parent).lower() == wanted]
+    models = request.app[LIBRARY].list()
+    found = [model for model in models if str(model.name.path.parent).lower() == wanted]
+    if request[CALLER].is_local:
+        return found
+    return [model for model in found if request.app[GATE].may_share(model)]
 
 
-def _manifest(library: Library, name: ModelName, reference: str) -> bytes:
-    for model in _tags(library, name):
+def _manifest(request: web.Request, name: ModelName, reference: str) -> bytes:
+    library = request.app[LIBRARY]
+    for model in _tags(request, name):
         if reference.lower() == model.name.tag.lower() or reference == f"sha256:{model.digest}":
             return library.read_manifest(model.name)
     raise NotFoundError(f"no model {name.namespace}/{name.model} of tag or digest {reference[:80]}")
 
 
-def _names_blob(library: Library, name: ModelName, digest: Digest) -> bool:
-    is_named = any(digest in model.manifest.digests for model in _tags(library, name))
-    return is_named and library.blobs.has(digest)
+def _names_blob(request: web.Request, name: ModelName, digest: Digest) -> bool:
+    is_named = any(digest in model.manifest.digests for model in _tags(request, name))
+    return is_named and request.app[LIBRARY].blobs.has(digest)

@@ -4,6 +4,8 @@ It is created in the library once, at the first start; when someone removes it, 
 """
 
 import logging
+import tempfile
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from appliance.errors import ApplianceError
 from appliance.library.blobs import atomic_write
 from appliance.library.create import CreateRequest, create
 from appliance.library.library import Library
+from appliance.library.manifest import Digest
 from appliance.library.modelfile import parse, read_recipe
 from appliance.library.names import ModelName
 
@@ -36,6 +39,16 @@ def install_once(library: Library, state: Path) -> None:
         atomic_write(marker, b"installed\n")
     except (ApplianceError, OSError) as error:
         log.warning("built-in model not installed: %s", error)
+
+
+@cache
+def manifest_digest() -> Digest:
+    """Of the manifest that this package makes, wherever and whenever it does. Blocking: it is made
+    anew in a scratch folder, where nothing that lies in a state folder can have a say."""
+    with tempfile.TemporaryDirectory(prefix="hearth-builtin-") as folder:
+        library = Library(Path(folder))
+        _create(library)
+        return Digest.of(library.read_manifest(NAME))
 
 
 def _create(library: Library) -> None:

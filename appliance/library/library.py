@@ -56,6 +56,7 @@ class Needed:
 Models = list[StoredModel]
 Problems = list[Problem]
 Roots = Callable[[], Iterable[Digest]]
+Guard = Callable[[StoredModel], None]
 
 
 class Library:
@@ -70,6 +71,7 @@ class Library:
         self._roots: list[Roots] = []
         self.on_format_error: Callable[[Digest], None] = lambda _: None  # in any thread
         self._headers: OrderedDict[Digest, Header] = OrderedDict()
+        self._guard: Guard | None = None
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -247,6 +249,16 @@ class Library:
         """
         with self._lock:
             self._roots.append(roots)
+
+    def guard_with(self, guard: Guard) -> None:
+        """Ask `guard` each time before the weights of an installed model, or of one on trial, are
+        read; what it raises is what the reader gets."""
+        self._guard = guard
+
+    def require_readable(self, model: StoredModel) -> None:
+        """Raise what the guard raises, if there is one and it does."""
+        if self._guard is not None:
+            self._guard(model)
 
     def set_aside(self, digest: Digest) -> None:
         """Take a damaged blob out of use; the models that need it cannot be loaded until it is

@@ -105,11 +105,15 @@ class StoredModel:
         return self._paths(PROJECTOR_TYPE)
 
     def header(self) -> Header:
-        """The weights' GGUF header, validated; raises LibraryError or ModelFormatError."""
+        """The weights' GGUF header, validated; raises LibraryError or ModelFormatError, and what
+        the library's guard raises for a model that must not be read."""
+        self._library.require_readable(self)
         return self._library.header(self.model_digest)
 
     def complete_header(self) -> Header:
-        """The header with all arrays, also the vocabulary; read anew, for the few who need it."""
+        """The header with all arrays, also the vocabulary; read anew, for the few who need it.
+        Raises as `header` does."""
+        self._library.require_readable(self)
         return read_header(self.model_path, replace(LIMITS, kept_items=LIMITS.array_items))
 
     # -- for lists --------------------------------------------------------------------------

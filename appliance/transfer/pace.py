@@ -4,7 +4,10 @@ One `Pace` is shared by all transfers of a service, so a limit is the box's, wha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, Self
 
 from appliance.config import Settings
@@ -103,11 +106,27 @@ class Pace:
 
     async def received(self, count: int) -> float:
         """Bytes came: wait until more may come. Returns the seconds waited, for who times peers."""
-        return await self._gate.wait() + await self._down.take(count)
+        waited_s = await self._gate.wait() + await self._down.take(count)
+        own = _OWN_LIMIT.get()
+        return waited_s if own is None else waited_s + await own.take(count)
 
     async def sending(self, count: int, alive: Callable[[], None]) -> None:
         """Wait until those bytes may go; `alive` is called every second meanwhile."""
         await self._up.take(count, alive)
+
+
+_OWN_LIMIT: ContextVar[Bucket | None] = ContextVar("own limit of a download", default=None)
+
+
+@contextmanager
+def limited(down_kbps: int, clock: Clock = time.monotonic) -> Iterator[None]:
+    """Slow what this task downloads, and the tasks that it starts meanwhile, to so many kilobits
+    per second together; 0: no limit of its own. Others go at the box's rate."""
+    token = _OWN_LIMIT.set(Bucket(down_kbps * 125, clock) if down_kbps else None)
+    try:
+        yield
+    finally:
+        _OWN_LIMIT.reset(token)
 
 
 def _no_time() -> float:

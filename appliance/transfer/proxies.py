@@ -14,7 +14,7 @@ from typing import Self
 from yarl import URL
 
 from appliance.errors import ConfigError
-from appliance.transfer.sources import is_loopback
+from appliance.trust.hosts import is_loopback
 
 OFF = "off"  # as the setting: no proxy, whatever the environment says
 

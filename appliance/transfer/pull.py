@@ -25,6 +25,7 @@ from appliance.transfer.download import Report, fetch_blob
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.registry import Registry
+from appliance.trust.gate import Gate
 
 log = logging.getLogger("hearth.transfer")
 
@@ -37,23 +38,36 @@ class Puller:
     parts: int  # requests at once for one blob
     max_blob_bytes: int
     gatherer: Gatherer
+    gate: Gate
 
-    async def pull(self, name: ModelName, registries: Sequence[Registry], tell: Tell) -> None:
+    async def pull(
+        self, name: ModelName, registries: Sequence[Registry], tell: Tell, *, confirmed: bool
+    ) -> None:
         """Install `name` from the first registry that has it.
 
-        Raises RegistryError, DiskFullError, LibraryError; then the model is what it was before.
+        `confirmed` is a person's word for a model that changed since its first pull. Raises
+        PolicyRefusedError, RegistryError, DiskFullError, LibraryError; then the model is what it
+        was before.
         """
         tell(Progress("pulling manifest"))
         data, order = await _find_manifest(name, registries)
+        url, digest = order[0].source.base, Digest.of(data)
+
+        def require_allowed() -> None:
+            self.gate.require_pull(name, url, digest, confirmed=confirmed)
+
+        await asyncio.to_thread(require_allowed)
         manifest = check_manifest(data, self.max_blob_bytes)
         bad: list[Digest] = []
         try:
             async with self.gatherer.held(manifest.digests):
                 await self._blobs(manifest, order, tell)
                 tell(Progress("verifying sha256 digest"))
+                await asyncio.to_thread(require_allowed)  # the mode may have changed meanwhile
                 await self.gatherer.check_ggufs(manifest, bad)
                 tell(Progress("writing manifest"))
                 had_others = await asyncio.to_thread(self._had_others, name, manifest)
+                await to_end(self.gate.lock, name, url, digest)
                 await to_end(self.library.write_manifest, name, data)
         finally:
             await to_end(self.library.remove_unused, bad)

@@ -6,7 +6,6 @@ that a name means; they are the administrator's word, so plain HTTP is allowed w
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from yarl import URL
 
@@ -14,6 +13,7 @@ from appliance.config import Settings
 from appliance.errors import BadRequestError, ModelNameError
 from appliance.library.manifest import Digest
 from appliance.library.names import DEFAULT_HOST, ModelName
+from appliance.trust.hosts import is_loopback
 
 _AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9_.-]+)(?::(?P<port>\d{1,5}))?")
 
@@ -94,14 +94,3 @@ class Reference:
         if self.insecure or (is_loopback(host) and self.scheme != "https"):
             return "http"
         return "https"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine, by its name alone."""
-    name = host.lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -30,6 +30,8 @@ from appliance.transfer.push import push
 from appliance.transfer.registry import Registry, open_session
 from appliance.transfer.repair import RegistryRepairer, Repairer, Repairs
 from appliance.transfer.sources import Reference, Source
+from appliance.trust.gate import Gate
+from appliance.trust.policy import Verdict
 
 KEY_FILE = "id_ed25519"
 GIB = 1024**3
@@ -39,16 +41,17 @@ class Transfers:
     """Pulls and pushes of one service. `close` when it stops."""
 
     def __init__(
-        self, settings: Settings, library: Library, activity: Activity | None = None
+        self, settings: Settings, library: Library, gate: Gate, activity: Activity | None = None
     ) -> None:
         """activity  who tells when pulls should rest"""
         self._settings = settings
         self._library = library
+        self._gate = gate
         self._patience = Patience.of(settings)
         self._identity = Identity(settings.state / KEY_FILE)
         self.gatherer = Gatherer(library)
         self._puller = Puller(
-            library, settings.transfer_parts, settings.max_blob_gib * GIB, self.gatherer
+            library, settings.transfer_parts, settings.max_blob_gib * GIB, self.gatherer, gate
         )
         self.repairs = Repairs(library, self.gatherer)
         self.repairs.add_finder(self._repairers)
@@ -56,19 +59,26 @@ class Transfers:
         self._jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
-    async def pull(self, reference: Reference) -> AsyncGenerator[Progress, None]:
+    async def pull(
+        self, reference: Reference, *, confirmed: bool = False
+    ) -> AsyncGenerator[Progress, None]:
         """Install a model, or update it; the lines of Ollama's /api/pull.
 
-        Raises RegistryError, DiskFullError and LibraryError, and ModelNameError for a host that
-        cannot be one. Leaving cancels the pull unless others follow it; what came is kept.
+        Raises PolicyRefusedError (before anything is asked, where the registry is not listed or
+        a person has to confirm), RegistryError, DiskFullError and LibraryError, and ModelNameError
+        for a host that cannot be one. Leaving cancels the pull unless others follow it; what came
+        is kept.
         """
-        sources = reference.sources(self._settings)
+        sources = await asyncio.to_thread(self._allowed, reference, confirmed)
 
         async def work(tell: Tell) -> None:
             registries = [self._registry(source) for source in sources]
-            await self._within_limit(self._puller.pull(reference.name, registries, tell))
+            pulling = self._puller.pull(reference.name, registries, tell, confirmed=confirmed)
+            await self._within_limit(pulling)
 
-        key = f"pull {reference.name.full.lower()}"
+        # who did not confirm must not stop who did
+        verb = "pull confirmed" if confirmed else "pull"
+        key = f"{verb} {reference.name.full.lower()}"
         async with aclosing(self._jobs.follow(key, work)) as lines:
             async for line in lines:
                 yield line
@@ -111,6 +121,17 @@ class Transfers:
         await self._jobs.close()
         if self._session is not None:
             await self._session.close()
+
+    def _allowed(self, reference: Reference, confirmed: bool) -> list[Source]:
+        """The registries that may be asked, in order; raises PolicyRefusedError if none may."""
+        asked = [
+            (source, self._gate.decide_pull(reference.name, source.base))
+            for source in reference.sources(self._settings)
+        ]
+        allowed = [pair for pair in asked if pair[1].verdict is not Verdict.REFUSE]
+        _, decision = allowed[0] if allowed else asked[-1]
+        decision.require(confirmed=confirmed)
+        return [source for source, _ in allowed]
 
     def _registry(self, source: Source) -> Registry:
         patience, pace = self._patience, self._pace

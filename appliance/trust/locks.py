@@ -40,6 +40,10 @@ class Locks:
         if locks.pop(_key(name), None):
             self._write(locks)
 
+    def check(self) -> None:
+        """Raises LibraryError for a damaged file."""
+        self._read()
+
     def _read(self) -> dict[str, Lock]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Lock])

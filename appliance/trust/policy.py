@@ -14,13 +14,11 @@ from enum import StrEnum
 
 from appliance.library.names import ModelName
 from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
+from appliance.trust.hosts import DEFAULT_HOSTS, is_loopback
 from appliance.trust.patterns import NamePattern, owner_of
 
 DAY_S = 86_400
 DEFAULT_FRESHNESS_S = 14 * DAY_S
-DEFAULT_HOSTS = frozenset({"registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co"})
-
-UNSIGNED_LABEL = "unsigned (locked)"
 
 
 class Mode(StrEnum):
@@ -53,11 +51,6 @@ class Decision:
     reason: str
     hint: str = ""
     repository: str | None = None
-
-    @property
-    def label(self) -> str:
-        """What lists and pages show beside a model that came this way."""
-        return f"signed ({self.repository})" if self.repository else UNSIGNED_LABEL
 
     def require(self, *, confirmed: bool) -> None:
         """Raise PolicyRefusedError unless allowed, or to be confirmed and confirmed."""
@@ -97,61 +90,55 @@ class TrustPolicy:
             return Decision(Verdict.ALLOW, "owned", reason, repository=repository)
         return self._refusal(offer) or self._question(offer) or _ALLOWED_UNSIGNED
 
-    def require_unsigned(self, name: ModelName) -> None:
-        """Raise PolicyRefusedError where nothing unsigned may come in under `name`."""
-        hint = (
-            "this release cannot fetch signed bundles yet; take another name, or look at `hearth"
-            " trust list` for who must sign"
-        )
+    def may_create(self, name: ModelName) -> Decision:
+        """Whether create, copy or an upload may make a model: what is made here nobody signed."""
         if repository := owner_of(name, self.owned):
-            raise PolicyRefusedError(
+            return _refuse(
+                "owned",
                 f"{name.short} belongs to the repository {repository}: it comes signed or not at"
                 " all",
-                rule="owned",
-                hint=hint,
+                "take another name; `hearth trust list` shows who owns which",
             )
-        if self.mode is Mode.SIGNED:
-            raise PolicyRefusedError(
-                f"this box takes signed models only, and {name.short} is unsigned",
-                rule="unsigned",
-                hint=hint,
-            )
+        return self.may_upload(name.short)
 
-    def may_create(self, base_is_signed: bool) -> Decision:
-        """Whether `create` may build on a base: a GGUF file of the caller counts as unsigned."""
-        if self.mode is Mode.SIGNED and not base_is_signed:
+    def may_upload(self, what: str) -> Decision:
+        """Whether bytes of a caller may become part of a model."""
+        if self.mode is Mode.SIGNED:
             return _refuse(
                 "unsigned_create",
-                "this box takes signed models only, and FROM names an unsigned one",
+                f"this box takes signed models only, and {what} would be unsigned",
                 "build it as a bundle with `tools/bundle build`, and sign it",
             )
         return _ALLOWED_UNSIGNED
 
-    def may_serve(self, name: ModelName, repository: str | None) -> Decision:
-        """Whether an installed model may be loaded; `repository` is who signed it, if anybody."""
-        if self.mode is Mode.SIGNED and repository is None:
+    def may_serve(self, name: ModelName, signer: str | None) -> Decision:
+        """Whether an installed model may be loaded; `signer` is who vouches for it, if anybody."""
+        if self.mode is Mode.SIGNED and signer is None:
             return _refuse(
                 "unsigned_serve",
-                f"{name} lies on the disk but nobody signed it, and this box serves signed models "
-                "only",
+                f"{name.short} lies on the disk but is not as anybody signed it, and this box"
+                " serves signed models only",
                 _adopt(name),
             )
-        return Decision(Verdict.ALLOW, "serve", "", repository=repository)
+        return _ALLOWED_UNSIGNED
 
-    def may_share(self, repository: str | None) -> Decision:
-        """Whether neighbours may fetch a model from us; unsigned ones they must get themselves."""
-        if repository is None:
+    def may_share(self, name: ModelName, signer: str | None) -> Decision:
+        """Whether the network may fetch a model from us, where models are shared at all.
+
+        In `open` the owner's own word for that, a setting, covers unsigned models too.
+        """
+        if self.mode is not Mode.OPEN and signer is None:
             return _refuse(
                 "unsigned_share",
-                "unsigned models are not handed on to neighbours",
-                "pull it there from its registry, or sign it",
+                f"{name.short} is unsigned, and this box hands on signed models only",
+                "pull it from its registry, or sign it",
             )
-        return Decision(Verdict.ALLOW, "share", "", repository=repository)
+        return _ALLOWED_UNSIGNED
 
     def _refusal(self, offer: Offer) -> Decision | None:
         name = offer.name
         if self.mode is Mode.SIGNED:
-            reason = f"this box takes signed models only, and no repository owns {name}"
+            reason = f"this box takes signed models only, and no repository owns {name.short}"
             return _refuse("unsigned", reason, _adopt(name))
         if offer.way is not Way.REGISTRY:
             return _refuse(
@@ -159,19 +146,20 @@ class TrustPolicy:
                 f"{name} is unsigned; by {offer.way} only signed models come in",
                 "pull it from its registry, or sign it",
             )
-        if offer.host.lower() not in self.hosts:
+        if offer.host.lower() not in self.hosts and not is_loopback(offer.host):
             known = ", ".join(sorted(self.hosts)) or "none"
             return _refuse(
                 "host",
                 f"{offer.host} is not a host that this box takes models from ({known})",
-                "add the host to trust.hosts in hearth.toml",
+                f'its administrator may add it: trust_hosts = "{offer.host}" in hearth.toml',
             )
         if not offer.is_private:
             return _refuse(
                 "tls",
                 f"{name} is unsigned and {offer.host} does not use TLS: anybody on the way could "
                 "change it",
-                "use the https address, or sign the model",
+                "use https, or let the administrator name the address in the setting"
+                f" registry_mirrors: {name.host}=http://{name.host}",
             )
         return None
 
@@ -182,14 +170,14 @@ class TrustPolicy:
                 "changed",
                 f"{offer.name} is now {offer.digest}, and was {offer.locked_digest} when it was "
                 "first pulled; nobody signed the change",
-                "if you expected a new version, pull again and confirm",
+                f"if you expected a new version: {_confirm(offer.name)}",
             )
         if self.mode is Mode.WARN and not offer.locked_digest:
             return Decision(
                 Verdict.CONFIRM,
                 "unsigned",
                 f"{offer.name} is unsigned, and this box wants each such model confirmed",
-                "an administrator pulls it again and confirms",
+                _confirm(offer.name),
             )
         return None
 
@@ -202,7 +190,15 @@ def _refuse(rule: str, reason: str, hint: str) -> Decision:
 
 
 def _adopt(name: ModelName) -> str:
-    return f"counter-sign it at your publisher: tools/bundle adopt {name} --as site/{name.model}"
+    return (
+        f"counter-sign it at your publisher: tools/bundle adopt {name} --as site/{name.model}"
+        " --version 1.0.0 --models FOLDER --output FOLDER"
+    )
+
+
+def _confirm(name: ModelName) -> str:
+    """What to type. The name is the shortest that means the same."""
+    return f'`hearth pull --confirm {name}`, or "confirm": true in /api/pull'
 
 
 def effective_mode(configured: Mode | None, has_site_root: bool) -> Mode:

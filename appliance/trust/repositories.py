@@ -18,10 +18,11 @@ import msgspec
 
 from appliance.errors import ConfigError, LibraryError, NotFoundError
 from appliance.library.names import ModelName
-from appliance.trust.clock import ClockReading, read_clock
+from appliance.trust.clock import RELEASED_S, ClockReading, judge_clock, read_clock
 from appliance.trust.errors import TrustCode, TrustError
+from appliance.trust.floor import Floor
 from appliance.trust.patterns import NamePattern, check_owners, owner_of
-from appliance.trust.policy import DEFAULT_FRESHNESS_S, TrustPolicy, effective_mode
+from appliance.trust.policy import DEFAULT_FRESHNESS_S, Freshness, freshness_of
 from appliance.trust.statefolder import Disk, StateFolder
 from appliance.trust.store import TrustStore
 
@@ -194,11 +195,6 @@ class Repositories:
     def has_site_root(self) -> bool:
         return any(repository.is_site for repository in self.all())
 
-    def require_unsigned(self, name: ModelName) -> None:
-        """Raise PolicyRefusedError where only a signed model may come in under `name`."""
-        mode = effective_mode(None, self.has_site_root())
-        TrustPolicy(mode, owned=self.owned()).require_unsigned(name)
-
     def store(self, name: str) -> TrustStore:
         """The repository's metadata; raises NotFoundError, LibraryError if the pin is damaged."""
         stored = self._load(name)
@@ -206,6 +202,15 @@ class Repositories:
         if read_root(pinned).fingerprint != stored.fingerprint:
             raise _damaged(name)
         return TrustStore(StateFolder(self._folder / name, self._disk), pinned, self._clock)
+
+    def freshness(self, name: str) -> Freshness:
+        """How old the repository's newest word is, by what this box noted of it. Cheap: neither
+        metadata nor keys are read. Raises NotFoundError."""
+        allowed_s = self.get(name).freshness_s
+        folder = StateFolder(self._folder / name, self._disk)
+        issued_s = (folder.floor() or Floor()).issued_s
+        now_s = judge_clock(self._clock(), max(RELEASED_S, issued_s)).now_s
+        return freshness_of(issued_s or None, now_s, allowed_s)
 
     def _write(self, repository: Repository, candidate: Candidate) -> None:
         """All files under a hidden name first: a repository is enrolled wholly or not."""

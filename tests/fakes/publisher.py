@@ -114,6 +114,12 @@ class Publisher:
         del self.repository.roles[self.name].targets[f"{model}/{version}"]
         self.publish()
 
+    def silent_for(self, count):
+        """Publish as if the last word had been given so many days ago."""
+        self.repository.issue(days(-count))
+        self.repository.publish(self.name)
+        self.write()
+
     def publish(self):
         self.repository.issue(days(0))
         self.repository.publish(self.name)
@@ -154,11 +160,13 @@ def _send(method, url, data, media_type="application/octet-stream"):
 
 class WebRoot:
     """A web server over a folder. `sent` counts bytes by path; `wrong` overrides files by path,
-    None takes them away."""
+    None takes them away; what is in `held` is never answered, and `wanted` tells what was asked."""
 
     def __init__(self, folder):
         self.folder = folder
         self.sent = {}
+        self.wanted = set()
+        self.held = set()
         self.wrong = {}
         self.url = ""
 
@@ -170,6 +178,9 @@ class WebRoot:
 
     async def _file(self, request):
         path = request.match_info["path"]
+        self.wanted.add(path)
+        if path in self.held:
+            await asyncio.Event().wait()  # until the server ends
         if path in self.wrong:
             data = self.wrong[path]
             return web.Response(status=404) if data is None else web.Response(body=data)

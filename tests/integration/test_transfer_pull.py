@@ -103,7 +103,7 @@ def test_an_update_removes_what_only_the_old_one_used(
     before = blobs(other)
     send(service, "POST", "/api/create", body=made | {"system": "New."})
     transfer(service, "push", name)
-    statuses = [line["status"] for line in transfer(other, "pull", name)]
+    statuses = [line["status"] for line in transfer(other, "pull", name, confirm=True)]
     assert statuses[-2:] == ["removing unused layers", "success"]
     assert len(blobs(other)) == len(before)
     assert send(other, "POST", "/api/show", body={"model": name}).json["system"] == "New."

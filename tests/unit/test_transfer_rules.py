@@ -8,7 +8,8 @@ from appliance.errors import BadRequestError, ModelNameError, RegistryError
 from appliance.transfer.challenge import Challenge
 from appliance.transfer.patience import Patience
 from appliance.transfer.redirects import is_inner, next_hop
-from appliance.transfer.sources import Reference, is_loopback
+from appliance.transfer.sources import Reference
+from appliance.trust.hosts import is_loopback
 
 REGISTRY = URL("https://registry.example:5000")
 DEFAULTS = load_settings({}, {})

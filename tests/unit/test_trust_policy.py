@@ -1,5 +1,7 @@
 """Which model may come from where, in each mode, and which repository owns a name."""
 
+import re
+
 import pytest
 
 from appliance.errors import ConfigError
@@ -69,7 +71,6 @@ def test_an_error_carries_its_code_and_cure():
 def test_pull_of_an_unsigned_model(mode, fields, verdict, rule):
     decision = TrustPolicy(Mode(mode)).decide(offer(**fields))
     assert (decision.verdict, decision.rule) == (Verdict(verdict), rule)
-    assert decision.label == "unsigned (locked)"
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -79,7 +80,6 @@ def test_an_owned_name_must_be_signed_in_every_mode(mode, way):
     decision = policy.decide(offer("acme/assistant", way=way, host="any.example"))
     assert decision.verdict is Verdict.ALLOW
     assert decision.repository == "acme"
-    assert decision.label == "signed (acme)"
 
 
 def test_require_raises_unless_allowed_or_confirmed():
@@ -98,20 +98,64 @@ def test_a_refusal_in_signed_mode_gives_the_exact_adopt_command():
     assert "tools/bundle adopt llama3.2:3b --as site/llama3.2" in decision.hint
 
 
-def test_signed_mode_neither_creates_nor_serves_what_is_unsigned():
-    name = ModelName.parse("mine")
-    signed, opened = TrustPolicy(Mode.SIGNED), TrustPolicy(Mode.OPEN)
-    assert signed.may_create(base_is_signed=False).verdict is Verdict.REFUSE
-    assert signed.may_create(base_is_signed=True).verdict is Verdict.ALLOW
-    assert signed.may_serve(name, None).verdict is Verdict.REFUSE
-    assert signed.may_serve(name, "acme").verdict is Verdict.ALLOW
-    assert opened.may_create(base_is_signed=False).verdict is Verdict.ALLOW
-    assert opened.may_serve(name, None).verdict is Verdict.ALLOW
+MINE = ModelName.parse("mine")
+WAYS = {
+    "pull": lambda policy: policy.decide(offer("mine")),
+    "pull again": lambda policy: policy.decide(offer("mine", locked_digest="a", digest="a")),
+    "pull a change": lambda policy: policy.decide(offer("mine", locked_digest="a", digest="b")),
+    "strange host": lambda policy: policy.decide(offer("mine", host="evil.example")),
+    "no TLS": lambda policy: policy.decide(offer("mine", is_private=False)),
+    "this machine": lambda policy: policy.decide(offer("mine", host="127.0.0.1")),
+    "stick": lambda policy: policy.decide(offer("mine", way=Way.REMOVABLE)),
+    "neighbour": lambda policy: policy.decide(offer("mine", way=Way.PEER)),
+    "fleet": lambda policy: policy.decide(offer("mine", way=Way.FLEET)),
+    "create": lambda policy: policy.may_create(MINE),
+    "create owned": lambda policy: policy.may_create(ModelName.parse("acme/mine")),
+    "upload": lambda policy: policy.may_upload("it"),
+    "serve": lambda policy: policy.may_serve(MINE, None),
+    "serve signed": lambda policy: policy.may_serve(MINE, "acme"),
+    "share": lambda policy: policy.may_share(MINE, None),
+    "share signed": lambda policy: policy.may_share(MINE, "acme"),
+}
+MATRIX = """
+                 open     warn     signed
+pull             allow    confirm  refuse
+pull again       allow    allow    refuse
+pull a change    confirm  confirm  refuse
+strange host     refuse   refuse   refuse
+no TLS           refuse   refuse   refuse
+this machine     allow    confirm  refuse
+stick            refuse   refuse   refuse
+neighbour        refuse   refuse   refuse
+fleet            refuse   refuse   refuse
+create           allow    allow    refuse
+create owned     refuse   refuse   refuse
+upload           allow    allow    refuse
+serve            allow    allow    refuse
+serve signed     allow    allow    allow
+share            allow    refuse   refuse
+share signed     allow    allow    allow
+"""
 
 
-def test_only_signed_models_are_shared_with_neighbours():
-    assert TrustPolicy().may_share(None).verdict is Verdict.REFUSE
-    assert TrustPolicy().may_share("acme").verdict is Verdict.ALLOW
+@pytest.mark.parametrize("row", MATRIX.strip().splitlines()[1:])
+def test_every_way_in_every_mode(row):
+    way, *expected = re.split(r"\s{2,}", row)
+    for mode, verdict in zip(Mode, expected, strict=True):
+        decision = WAYS[way](TrustPolicy(mode, owned=owned(acme=["acme/*"])))
+        assert decision.verdict is Verdict(verdict), mode
+        assert verdict == "allow" or decision.hint
+
+
+def test_the_matrix_has_every_way():
+    assert [re.split(r"\s{2,}", row)[0] for row in MATRIX.strip().splitlines()[1:]] == list(WAYS)
+
+
+@pytest.mark.parametrize("fields", [{}, {"locked_digest": "a", "digest": "b"}])
+def test_a_question_says_what_to_type(fields):
+    hint = TrustPolicy(Mode.WARN).decide(offer("hf.co/a/b:q4", **fields)).hint
+    assert "`hearth pull --confirm hf.co/a/b:q4`" in hint
+    assert '"confirm": true' in hint
 
 
 def test_a_site_root_makes_signed_the_default_and_a_setting_wins():
