@@ -49,6 +49,17 @@ def test_a_name_that_could_be_written_otherwise_is_passed_over(box, stick, ref):
     assert missing["hint"] == f"it has acme/assistant:1.0.0, {NAME}"
 
 
+def test_an_export_beside_the_state_does_not_go_into_it(box, stick, tmp_path):
+    """The folder `hearth` of the folder that was named is the state folder itself."""
+    box.imported(stick, NAME)
+    before = sorted(path.name for path in box.service.state.iterdir())
+    body = {"path": str(tmp_path), "models": [NAME]}
+    status, answer = box.service.call("POST", "/hearth/v1/export", body)
+    assert (status, answer["code"]) == (400, "bad_request")
+    assert "service's own state" in answer["error"]
+    assert sorted(path.name for path in box.service.state.iterdir()) == before
+
+
 def test_a_medium_s_folder_must_not_be_a_link(box, stick, tmp_path):
     (stick / "hearth").rename(tmp_path / "elsewhere")
     (stick / "hearth").symlink_to(tmp_path / "elsewhere")
