@@ -232,7 +232,7 @@ class Installer:
         manifest, data = await documents.manifest(variant, self.max_blob_bytes)
         extras, extras_data = None, b""
         if release.extras is not None:
-            extras, extras_data = await documents.extras(release.extras)
+            extras, extras_data = await documents.extras(release.extras, self.max_blob_bytes)
         return Parts(index, release, variant, data, manifest, extras_data, extras)
 
     async def _gather(self, wish: Wish, parts: Parts, tell: Tell) -> None:
