@@ -126,6 +126,14 @@ def test_a_part_beside_the_model_that_is_larger_than_any_may_be(served, publishe
     assert unchanged(served)
 
 
+@pytest.mark.parametrize("wish", [{"variant": "q4"}, {"retry": True}])
+def test_what_only_a_signed_model_can_grant_is_not_ignored(trusting_service, wish):
+    body = {"model": "127.0.0.1:1/free/model", "insecure": True, **wish}
+    status, answer = trusting_service.call("POST", "/api/pull", body)
+    assert status == 400
+    assert next(iter(wish)) in answer["error"]
+
+
 def test_weights_that_are_no_gguf_never_reach_an_engine(served, publisher):
     served.publish("2.0.0", "Be loaded.", weights=b"GGUF" + bytes(1000))
     code, error = served.refused()
