@@ -16,13 +16,13 @@ from msgspec.structs import replace
 
 from appliance.bundles.activate import Activator, pin, resume, roll_back
 from appliance.bundles.facts import read_facts
-from appliance.bundles.install import Installer, Wish
+from appliance.bundles.install import Installer, Wish, what_to_remove
 from appliance.bundles.resolve import Origin, Word, ask, target_of
-from appliance.bundles.revoke import revocation, take_back
+from appliance.bundles.revoke import revocation, take_back, taken_back
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.errors import ApplianceError, DiskFullError, LibraryError
+from appliance.errors import ActivationError, ApplianceError, DiskFullError, LibraryError
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
@@ -44,8 +44,6 @@ __all__ = ["Bundles", "Origin"]
 log = logging.getLogger("hearth.bundles")
 
 FOLDER = "bundles"  # of the states, in the state folder
-MIB = 1 << 20
-_CANDIDATES = 3  # models that an error about a full disk offers to remove
 
 
 class Bundles:
@@ -195,7 +193,7 @@ class Bundles:
         repository = await asyncio.to_thread(self._require_owner, name)
         state = await asyncio.to_thread(self._begin, name, repository, retry)
         word = await self._ask(repository, origin, name, state)
-        state = await self._judge(name, state, word)
+        state = replace(await self._judge(name, state, word), repository=repository.name)
         wish = self._wish(name, state, word, self._contents(repository, origin), variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
@@ -306,7 +304,7 @@ class Bundles:
                 TrustCode.NOT_LISTED, f"{state.repository} lists no release as {target}"
             )
         if listed.is_revoked:
-            raise _taken_back(target)
+            raise taken_back(target)
         return Wish(name, Digest(listed.sha256), listed.length, contents, variant, retry)
 
     async def _version_target(
@@ -319,7 +317,7 @@ class Bundles:
         if listed is None or listed.sha256 != wish.index.hex:
             return ""
         if listed.is_revoked:
-            raise _taken_back(target)
+            raise taken_back(target)
         return target
 
     def _is_active(self, wish: Wish, state: BundleState) -> bool:
@@ -343,14 +341,8 @@ class Bundles:
             if await to_end(self._library.prune):
                 await attempt()
                 return
-            hint = await asyncio.to_thread(self._what_to_remove, wish.name)
+            hint = await asyncio.to_thread(what_to_remove, self._library, wish.name)
             raise DiskFullError(str(error), hint=hint or error.hint) from error
-
-    def _what_to_remove(self, name: ModelName) -> str:
-        others = [model for model in self._library.list() if model.name != name]
-        largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
-        told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
-        return f"remove models with `hearth rm`; the largest are {told}" if told else ""
 
     # -- other changes ----------------------------------------------------------------------
 
@@ -370,21 +362,16 @@ class Bundles:
     async def _judge(self, name: ModelName, state: BundleState, word: Word) -> BundleState:
         """Act on a release that was taken back; returns the state afterwards."""
         why = revocation(state.active, word) if state.active is not None else ""
-        if why == state.revoked or state.is_stopped:
+        if state.is_stopped or not (why or state.revoked):
             return state
-        if why:
+        if why and why != state.revoked:
             log.warning("release taken back model=%s: %s", name.short, why)
-        rule = partial(take_back, why=why, word=word, action=self._settings.revoked)
-        return await self._switch(name, rule)
+        rule = partial(take_back, why=why, word=word)
+        try:
+            return await self._switch(name, partial(rule, action=self._settings.revoked))
+        except ActivationError:  # there is nothing whole to go back to
+            return await self._switch(name, partial(rule, action="warn"))
 
 
 def _version(state: BundleState) -> str:
     return state.active.version if state.active else "none"
-
-
-def _taken_back(target: str) -> PolicyRefusedError:
-    return PolicyRefusedError(
-        f"the publisher took {target} back",
-        rule="revoked",
-        hint="ask the publisher for a newer release",
-    )

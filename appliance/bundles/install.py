@@ -35,6 +35,7 @@ from appliance.bundles.smoke import (
 from appliance.bundles.state import BundleState, Failure, Kept
 from appliance.bundles.variants import Facts, VariantChoice, choose_variant
 from appliance.chat.job import ChatService
+from appliance.config import MIB
 from appliance.errors import (
     ActivationError,
     LibraryError,
@@ -62,6 +63,7 @@ from appliance.transfer.pull import sizes_of
 
 log = logging.getLogger("hearth.bundles")
 
+_CANDIDATES = 3  # models that an error about a full disk offers to remove
 BUSY_WAIT_S = 60.0  # for room beside models that answer somebody now
 BUSY_PAUSE_S = 1.0
 
@@ -296,6 +298,14 @@ def refused(name: ModelName, failure: Failure) -> ActivationError:
         hint=f"what was active serves on; `hearth bundle why {name.short}` tells more, and"
         f" `hearth pull --retry {name.short}` tries it again",
     )
+
+
+def what_to_remove(library: Library, name: ModelName) -> str:
+    """The largest models beside `name`, for whoever has a full disk; empty without any."""
+    others = [model for model in library.list() if model.name != name]
+    largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
+    told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
+    return f"remove models with `hearth rm`; the largest are {told}" if told else ""
 
 
 def _told(release: Kept, report: SmokeReport) -> Failure:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from appliance.bundles.activate import roll_back, stop
 from appliance.bundles.resolve import Word
 from appliance.bundles.state import BundleState, Kept
+from appliance.trust.errors import PolicyRefusedError
 
 
 def revocation(release: Kept, word: Word) -> str:
@@ -45,10 +46,20 @@ def take_back(state: BundleState, why: str, word: Word, action: str) -> BundleSt
     return replace(state, revoked=why)
 
 
+def taken_back(target: str) -> PolicyRefusedError:
+    """The error for a release that must not be installed any more."""
+    return PolicyRefusedError(
+        f"the publisher took {target} back",
+        rule="revoked",
+        hint="ask the publisher for a newer release",
+    )
+
+
 def _offers_another(state: BundleState, word: Word) -> bool:
-    """Whether something that was asked for is a release that is not here and not taken back."""
-    here = {kept.index for kept in state.kept}
+    """Whether something that was asked for is a release that may still be tried: not here, not bad
+    and not taken back."""
+    known = {kept.index for kept in state.kept} | {failure.index for failure in state.bad}
     return any(
-        listed is not None and not listed.is_revoked and f"sha256:{listed.sha256}" not in here
+        listed is not None and not listed.is_revoked and f"sha256:{listed.sha256}" not in known
         for listed in word.targets.values()
     )
