@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -64,6 +65,7 @@ class Bundles:
         self._repositories = repositories
         self._states = States(settings.state / FOLDER)
         self._jobs = SharedJobs()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
         self._activator = Activator(self._states, library)
         self._installer = Installer(
             library,
@@ -121,13 +123,18 @@ class Bundles:
         `origin` None: the repository's own addresses. `variant`: the only one that may be taken.
         `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
         RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
-        is. Leaving cancels it unless others follow it; what came is kept.
+        is. Leaving cancels it unless others follow it; what came is kept. Who asks for the same
+        follows the same work; who asks for another thing under the name waits for its turn.
         """
+        full = name.full.lower()
+        turn = self._turns.setdefault(full, asyncio.Lock())
 
         async def work(tell: Tell) -> None:
-            await self._install(name, origin, variant, retry, tell)
+            async with turn:
+                await self._install(name, origin, variant, retry, tell)
 
-        async with aclosing(self._jobs.follow(name.full.lower(), work)) as lines:
+        places = [str(content) for content in origin.contents] if origin else None
+        async with aclosing(self._jobs.follow(f"{full} {variant} {retry} {places}", work)) as lines:
             async for line in lines:
                 yield line
 
@@ -156,9 +163,16 @@ class Bundles:
         """Follow the name again, from the next install on."""
         return await self._switch(name, lambda state: replace(state, pinned=""))
 
-    def forget(self, name: ModelName) -> bool:
-        """Drop a model's state, also a damaged one, and the blobs that only it kept; whether there
-        was one. Blocking. Its manifest is gone already."""
+    def delete(self, name: ModelName) -> bool:
+        """Remove a model, signed or not, also with a damaged state, and the blobs that only it
+        kept; whether there was one. Blocking."""
+        with self._states.lock:  # or a switch could bring the manifest back in between
+            is_here = self._library.has(name)
+            if is_here:
+                self._library.delete(name)
+            return self._forget(name) or is_here
+
+    def _forget(self, name: ModelName) -> bool:
         if name not in set(self._states.names()):
             return False
         try:
@@ -247,8 +261,10 @@ class Bundles:
         return replace(state or empty_state(name, repository.name), repository=repository.name)
 
     def _record(self, name: ModelName, state: BundleState) -> None:
-        """Have a state on disk, and who signs: the name may have got another owner."""
-        self._states.change(name, lambda now: replace(now or state, repository=state.repository))
+        """Have a state on disk, and who signs: the name may have got another owner. Where it was
+        removed meanwhile, what it kept is gone as well."""
+        anew = empty_state(name, state.repository)
+        self._states.change(name, lambda now: replace(now or anew, repository=state.repository))
 
     async def _ask(
         self,
