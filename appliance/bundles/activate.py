@@ -167,10 +167,16 @@ class Activator:
     def change(
         self, name: ModelName, rule: Callable[[BundleState], BundleState]
     ) -> tuple[BundleState, BundleState]:
-        """The state before and after, with the manifest derived and what nobody needs removed."""
+        """The state before and after, with the manifest derived and what nobody needs removed.
+
+        Raises ActivationError where parts of what is to become active are gone.
+        """
         with self.states.lock:
             before = self.states.get(name)
-            after = self.states.change(name, lambda _: rule(before))
+            after = rule(before)
+            if after.active is not None and after.active != before.active:
+                self._require_whole(name, after.active)
+            self.states.change(name, lambda _: after)
             self.derive(name, after)
         self.library.remove_unused(before.digests - after.digests)
         return before, after
@@ -189,6 +195,16 @@ class Activator:
         data = self.library.blobs.read(digest, MAX_MANIFEST_BYTES)
         if self._manifest(name) != data:
             self.library.write_manifest(name, data)
+
+    def _require_whole(self, name: ModelName, release: Kept) -> None:
+        """Before the state says that it serves: a scrub may have set a damaged part aside."""
+        missing = [text for text in release.blobs if not self.library.blobs.has(Digest.parse(text))]
+        if missing:
+            raise ActivationError(
+                f"release {release.version} of {name.short} is not whole any more:"
+                f" blob {missing[0]} is missing",
+                hint=f"what serves now serves on; `hearth pull {name.short}` gets what is signed",
+            )
 
     def _manifest(self, name: ModelName) -> bytes:
         """What lies under `name`; empty if that is nothing, or damaged."""

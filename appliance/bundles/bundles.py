@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -22,7 +23,7 @@ from appliance.bundles.revoke import revocation, take_back, taken_back
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.errors import ApplianceError, DiskFullError, LibraryError
+from appliance.errors import ActivationError, ApplianceError, DiskFullError, LibraryError
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
@@ -65,6 +66,7 @@ class Bundles:
         self._repositories = repositories
         self._states = States(settings.state / FOLDER)
         self._jobs = SharedJobs()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
         self._activator = Activator(self._states, library)
         self._installer = Installer(
             library,
@@ -137,13 +139,19 @@ class Bundles:
         `version`: this release of the model, in place of the one that the name's own tag means.
         `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
         RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
-        is. Leaving cancels it unless others follow it; what came is kept.
+        is. Leaving cancels it unless others follow it; what came is kept. Who asks for the same
+        follows the same work; who asks for another thing under the name waits for its turn.
         """
+        full = name.full.lower()
+        turn = self._turns.setdefault(full, asyncio.Lock())
 
         async def work(tell: Tell) -> None:
-            await self._install(name, origin, variant, retry, version, tell)
+            async with turn:
+                await self._install(name, origin, variant, retry, version, tell)
 
-        async with aclosing(self._jobs.follow(name.full.lower(), work)) as lines:
+        places = [str(content) for content in origin.contents] if origin else None
+        key = f"{full} {version} {variant} {retry} {places}"
+        async with aclosing(self._jobs.follow(key, work)) as lines:
             async for line in lines:
                 yield line
 
@@ -172,9 +180,16 @@ class Bundles:
         """Follow the name again, from the next install on."""
         return await self._switch(name, lambda state: replace(state, pinned=""))
 
-    def forget(self, name: ModelName) -> bool:
-        """Drop a model's state, also a damaged one, and the blobs that only it kept; whether there
-        was one. Blocking. Its manifest is gone already."""
+    def delete(self, name: ModelName) -> bool:
+        """Remove a model, signed or not, also with a damaged state, and the blobs that only it
+        kept; whether there was one. Blocking."""
+        with self._states.lock:  # or a switch could bring the manifest back in between
+            is_here = self._library.has(name)
+            if is_here:
+                self._library.delete(name)
+            return self._forget(name) or is_here
+
+    def _forget(self, name: ModelName) -> bool:
         if name not in set(self._states.names()):
             return False
         try:
@@ -216,7 +231,7 @@ class Bundles:
         state = await asyncio.to_thread(self._begin, name, repository, retry)
         wanted = replace(state, pinned=version) if version else state
         word = await self._ask(repository, origin, name, wanted)
-        state = await self._judge(name, state, word)
+        state = replace(await self._judge(name, state, word), repository=repository.name)
         wish = self._wish(name, wanted, word, self._contents(repository, origin), variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
@@ -270,8 +285,10 @@ class Bundles:
         return replace(state or empty_state(name, repository.name), repository=repository.name)
 
     def _record(self, name: ModelName, state: BundleState) -> None:
-        """Have a state on disk, and who signs: the name may have got another owner."""
-        self._states.change(name, lambda now: replace(now or state, repository=state.repository))
+        """Have a state on disk, and who signs: the name may have got another owner. Where it was
+        removed meanwhile, what it kept is gone as well."""
+        anew = empty_state(name, state.repository)
+        self._states.change(name, lambda now: replace(now or anew, repository=state.repository))
 
     async def _ask(
         self,
@@ -385,12 +402,15 @@ class Bundles:
     async def _judge(self, name: ModelName, state: BundleState, word: Word) -> BundleState:
         """Act on a release that was taken back; returns the state afterwards."""
         why = revocation(state.active, word) if state.active is not None else ""
-        if why == state.revoked or state.is_stopped:
+        if state.is_stopped or not (why or state.revoked):
             return state
-        if why:
+        if why and why != state.revoked:
             log.warning("release taken back model=%s: %s", name.short, why)
-        rule = partial(take_back, why=why, word=word, action=self._settings.revoked)
-        return await self._switch(name, rule)
+        rule = partial(take_back, why=why, word=word)
+        try:
+            return await self._switch(name, partial(rule, action=self._settings.revoked))
+        except ActivationError:  # there is nothing whole to go back to
+            return await self._switch(name, partial(rule, action="warn"))
 
 
 def _version(state: BundleState) -> str:

@@ -112,16 +112,26 @@ def _add(plan: Plan, name: ModelName, repository: str) -> None:
 def _add_all(
     plan: Plan, repositories: Repositories, entry: Entry, installed: Sequence[ModelName]
 ) -> None:
-    try:
-        names = {ModelName.parse(entry.ref), *(n for n in installed if ref_of(n) == entry.ref)}
-    except ModelNameError:
+    name = _named(entry)
+    if name is None:
         plan.remarks.append(f"skipped {entry.ref[:80]!r}: it is no model's name")
         return
-    for name in sorted(names):
+    names = {name, *(other for other in installed if ref_of(other) == entry.ref)}
+    for each in sorted(names):
         try:
-            _add(plan, name, _signer(plan.layout, repositories, name, entry))
+            _add(plan, each, _signer(plan.layout, repositories, each, entry))
         except (PolicyRefusedError, TrustError) as error:
             plan.remarks.append(f"skipped {entry.ref}: {error}")
+
+
+def _named(entry: Entry) -> ModelName | None:
+    """The model that an entry is called after; None unless it is `ref_of` that name: a host, or
+    another case, would be a second way to write a name that another entry may have."""
+    try:
+        name = ModelName.parse(entry.ref)
+    except ModelNameError:
+        return None
+    return name if ref_of(name) == entry.ref else None
 
 
 def _signer(layout: Layout, repositories: Repositories, name: ModelName, entry: Entry) -> str:
@@ -164,7 +174,7 @@ def _how_to_enrol(layout: Layout) -> str:
 
 
 def _not_there(name: ModelName, entries: Mapping[str, Entry]) -> RegistryNotFoundError:
-    some = ", ".join(sorted(entries)[:8])
+    some = ", ".join([ref for ref, entry in sorted(entries.items()) if _named(entry)][:8])
     return RegistryNotFoundError(
         f"{name.short} is not on the medium", hint=f"it has {some}" if some else ""
     )

@@ -63,6 +63,7 @@ from appliance.transfer.pull import sizes_of
 
 log = logging.getLogger("hearth.bundles")
 
+_CANDIDATES = 3  # models that an error about a full disk offers to remove
 BUSY_WAIT_S = 60.0  # for room beside models that answer somebody now
 BUSY_PAUSE_S = 1.0
 _CANDIDATES = 3  # models that an error about a full disk offers to remove
@@ -234,7 +235,7 @@ class Installer:
         manifest, data = await documents.manifest(variant, self.max_blob_bytes)
         extras, extras_data = None, b""
         if release.extras is not None:
-            extras, extras_data = await documents.extras(release.extras)
+            extras, extras_data = await documents.extras(release.extras, self.max_blob_bytes)
         return Parts(index, release, variant, data, manifest, extras_data, extras)
 
     async def _gather(self, wish: Wish, parts: Parts, tell: Tell) -> None:
@@ -290,14 +291,6 @@ class Installer:
         return tuple(layer.digest for layer in layers)
 
 
-def what_to_remove(library: Library, name: ModelName) -> str:
-    """Which other models to remove when the disk is full, in words. Blocking."""
-    others = [model for model in library.list() if model.name != name]
-    largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
-    told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
-    return f"remove models with `hearth rm`; the largest are {told}" if told else ""
-
-
 def refused(name: ModelName, failure: Failure) -> ActivationError:
     """The error that tells why a release is not used, and what to do."""
     prompt = f" (prompt {failure.prompt!r})" if failure.prompt else ""
@@ -306,6 +299,14 @@ def refused(name: ModelName, failure: Failure) -> ActivationError:
         hint=f"what was active serves on; `hearth bundle why {name.short}` tells more, and"
         f" `hearth pull --retry {name.short}` tries it again",
     )
+
+
+def what_to_remove(library: Library, name: ModelName) -> str:
+    """The largest models beside `name`, for whoever has a full disk; empty without any."""
+    others = [model for model in library.list() if model.name != name]
+    largest = sorted(others, key=lambda model: -model.size)[:_CANDIDATES]
+    told = ", ".join(f"{model.name.short} ({model.size // MIB} MiB)" for model in largest)
+    return f"remove models with `hearth rm`; the largest are {told}" if told else ""
 
 
 def _told(release: Kept, report: SmokeReport) -> Failure:

@@ -53,13 +53,14 @@ def layout_for_export(path: Path, forbidden: Path) -> Layout:
     """The layout to write to: `path` if it is one already, else its folder `hearth`, made if need
     be. Raises BadRequestError, also below `forbidden`, where the service keeps its own."""
     real = _real(path)
-    if real.is_relative_to(forbidden.resolve()):
+    is_layout = Layout(real).files.has("oci-layout")
+    root = real if is_layout or real.name == FOLDER else real / FOLDER
+    if root.is_relative_to(forbidden.resolve()):
         raise BadRequestError(
-            f"{path} lies inside the service's own state",
+            f"{root} lies inside the service's own state",
             hint="name a folder outside of it, such as a stick's",
         )
-    is_layout = Layout(real).files.has("oci-layout")
-    return Layout.create(real if is_layout or real.name == FOLDER else real / FOLDER)
+    return Layout.create(root)
 
 
 def _real(path: Path) -> Path:

@@ -105,6 +105,9 @@ class Variant:
     def check(self) -> None:
         if not _WORD.fullmatch(self.name):
             raise _bad(f"a variant is called {self.name[:80]!r}; use letters, digits, '.', '-'")
+        for what, word in (("engine", self.engine), ("quantization", self.quant)):
+            if word and not _WORD.fullmatch(word):
+                raise _bad(f"a variant's {what} is {word[:80]!r}; use letters, digits, '.', '-'")
         self.requires.check()
 
     def descriptor(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from appliance.library.library import Library
 from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Layer, Manifest
 from appliance.library.names import ModelName
 from appliance.transfer.content import Content
-from appliance.transfer.pull import check_manifest
+from appliance.transfer.pull import check_manifest, check_sizes
 from appliance.trust.errors import TrustCode, TrustError
 
 if TYPE_CHECKING:
@@ -82,10 +82,16 @@ class Documents:
         data = await self.get(digest, min(max_bytes, MAX_INDEX_BYTES))
         return await _parsed(Release.parse, data), data
 
-    async def extras(self, layer: Layer) -> tuple[Extras, bytes]:
+    async def extras(self, layer: Layer, max_blob_bytes: int) -> tuple[Extras, bytes]:
         """As `release`."""
+
+        def parse(data: bytes) -> Extras:
+            extras = Extras.parse(data)
+            check_sizes(extras.layers, max_blob_bytes)
+            return extras
+
         data = await self.get(layer.digest, min(layer.size, MAX_INDEX_BYTES))
-        return await _parsed(Extras.parse, data), data
+        return await _parsed(parse, data), data
 
     async def manifest(self, variant: Variant, max_blob_bytes: int) -> tuple[Manifest, bytes]:
         """As `release`; it describes one GGUF model."""

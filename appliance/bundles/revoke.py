@@ -56,9 +56,10 @@ def taken_back(target: str) -> PolicyRefusedError:
 
 
 def _offers_another(state: BundleState, word: Word) -> bool:
-    """Whether something that was asked for is a release that is not here and not taken back."""
-    here = {kept.index for kept in state.kept}
+    """Whether something that was asked for is a release that may still be tried: not here, not bad
+    and not taken back."""
+    known = {kept.index for kept in state.kept} | {failure.index for failure in state.bad}
     return any(
-        listed is not None and not listed.is_revoked and f"sha256:{listed.sha256}" not in here
+        listed is not None and not listed.is_revoked and f"sha256:{listed.sha256}" not in known
         for listed in word.targets.values()
     )

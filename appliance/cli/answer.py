@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from appliance.cli.client import Client, ClientError, Json
+from appliance.cli.inert import inert
 from appliance.cli.progress import Progress
 from appliance.cli.units import duration_text
 from appliance.cli.wrap import WordWrap
 
 _GREY, _PLAIN = "\x1b[90m", "\x1b[0m"
-# A model may say escape sequences, and a terminal may obey them (write the clipboard, answer
-# queries). All control characters but tab and newline are dropped on the way to one.
-_INERT = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class AnswerView:
             self._wrap.feed("\n")  # the next text begins a line
 
     def _shown(self, text: str) -> str:
-        text = text.translate(_INERT) if self._is_terminal else text
+        text = inert(text) if self._is_terminal else text
         return self._wrap.feed(text) if self._wrap else text
 
     def _write(self, text: str) -> None:

@@ -5,6 +5,7 @@ from urllib.parse import quote
 import click
 
 from appliance.cli.client import Client, Json
+from appliance.cli.inert import inert
 from appliance.cli.table import render_table
 from appliance.cli.verb import answers_json, connects, print_json
 
@@ -52,7 +53,7 @@ def show(client: Client, name: str, as_json: bool) -> None:
     if as_json:
         print_json(body)
         return
-    click.echo(bundle_screen(body), nl=False)
+    click.echo(inert(bundle_screen(body)), nl=False)
 
 
 @bundle.command("why")
@@ -65,7 +66,7 @@ def why(client: Client, name: str, as_json: bool) -> None:
     if as_json:
         print_json(body)
         return
-    click.echo(why_screen(body), nl=False)
+    click.echo(inert(why_screen(body)), nl=False)
 
 
 @bundle.command("check")

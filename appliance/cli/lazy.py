@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from appliance.cli.inert import inert
 from appliance.errors import ApplianceError
 
 FAILED = 1
@@ -54,7 +55,7 @@ def run_command(command: click.Command, name: str, arguments: Sequence[str] | No
         return FAILED
     except ApplianceError as error:
         hint = f"\n{error.hint}" if error.hint else ""
-        return _fail(f"{error.message}{hint}")
+        return _fail(inert(f"{error.message}{hint}"))
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return code if isinstance(code, int) else 0

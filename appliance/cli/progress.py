@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
+from appliance.cli.inert import inert
 from appliance.cli.table import text_width
 from appliance.cli.units import size_words, span_words
 
@@ -59,6 +60,7 @@ class Progress:
         self._stop(keep=False)
 
     def _begin(self, text: str, counts: tuple[int, int] | None) -> None:
+        text = inert(text)
         with self._lock:
             if text != self._step:
                 self._finish_step()

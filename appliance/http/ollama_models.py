@@ -81,14 +81,9 @@ async def delete(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.NameBody)
     name = wire.parse_name(body.typed, "name")
     request[FIELDS]["model"] = body.typed
-    library = request.app[LIBRARY]
-    if not await asyncio.to_thread(library.has, name):
-        if await asyncio.to_thread(request.app[BUNDLES].forget, name):
-            return web.Response()  # a signed model that never became active, or was stopped
-        raise ModelNotFoundError(f"model '{body.typed}' not found")
     await request.app[MODELS].unload(name)
-    await asyncio.to_thread(library.delete, name)
-    await asyncio.to_thread(request.app[BUNDLES].forget, name)
+    if not await asyncio.to_thread(request.app[BUNDLES].delete, name):
+        raise ModelNotFoundError(f"model '{body.typed}' not found")
     await asyncio.to_thread(_forget_pull, request.app[GATE], name)
     return web.Response()
 

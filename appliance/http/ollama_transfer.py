@@ -13,6 +13,7 @@ from aiohttp import web
 from appliance.errors import BadRequestError
 from appliance.http.body import read_json
 from appliance.http.context import BUNDLES, FIELDS, TRANSFERS
+from appliance.http.errors import FieldError
 from appliance.http.middleware import administrative
 from appliance.http.ollama_models_wire import NameBody
 from appliance.http.streams import report
@@ -25,6 +26,11 @@ class TransferBody(NameBody, kw_only=True):
 
     insecure: bool = False
     stream: bool = True
+
+
+class PullBody(TransferBody, kw_only=True):
+    """POST /api/pull."""
+
     variant: str = ""  # ours: of a signed release, the only one that may be taken
     retry: bool = False  # ours: also a signed release that failed here before
     confirm: bool = False  # ours: an unsigned model is wanted although it is new here, or changed
@@ -33,11 +39,13 @@ class TransferBody(NameBody, kw_only=True):
 @administrative
 async def pull(request: web.Request) -> web.StreamResponse:
     """POST /api/pull: install a model from its registry, or the release that was signed for it."""
-    reference, body = await _read(request)
+    body = await read_json(request, PullBody)
+    reference = _reference(request, body)
     name, bundles = reference.name, request.app[BUNDLES]
     if await asyncio.to_thread(bundles.owner, name):
         lines = bundles.install(name, variant=body.variant, retry=body.retry)
     else:
+        _require_unsigned_wishes(body)
         lines = request.app[TRANSFERS].pull(reference, confirmed=body.confirm)
     return await report(request, documents(lines), whole=not body.stream)
 
@@ -45,17 +53,23 @@ async def pull(request: web.Request) -> web.StreamResponse:
 @administrative
 async def push(request: web.Request) -> web.StreamResponse:
     """POST /api/push: send a model to its registry."""
-    reference, body = await _read(request)
-    lines = request.app[TRANSFERS].push(reference)
+    body = await read_json(request, TransferBody)
+    lines = request.app[TRANSFERS].push(_reference(request, body))
     return await report(request, documents(lines), whole=not body.stream)
 
 
-async def _read(request: web.Request) -> tuple[Reference, TransferBody]:
-    body = await read_json(request, TransferBody)
+def _reference(request: web.Request, body: TransferBody) -> Reference:
     if not body.typed:
         raise BadRequestError("model is required")
     request[FIELDS]["model"] = body.typed
-    return Reference.parse(body.typed, insecure=body.insecure), body
+    return Reference.parse(body.typed, insecure=body.insecure)
+
+
+def _require_unsigned_wishes(body: PullBody) -> None:
+    """What only a signed release can grant is not passed over in silence."""
+    for field, is_set in (("variant", body.variant), ("retry", body.retry)):
+        if is_set:
+            raise FieldError(field, f"{field} is for signed models, and nobody signs {body.typed}")
 
 
 async def documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:

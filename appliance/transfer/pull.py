@@ -7,7 +7,7 @@ them is `gather.py`'s business.
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from appliance.errors import LibraryError, RegistryError
@@ -17,6 +17,7 @@ from appliance.library.manifest import (
     MODEL_TYPE,
     OCI_MANIFEST_TYPE,
     Digest,
+    Layer,
     Manifest,
 )
 from appliance.library.names import ModelName
@@ -108,8 +109,14 @@ def check_manifest(data: bytes, max_blob_bytes: int) -> Manifest:
             f"the model has {count} layers of GGUF weights, exactly one is needed",
             hint=f"its layers are of types {', '.join(seen) or 'unknown'}",
         )
+    check_sizes((manifest.config, *manifest.layers), max_blob_bytes)
+    return manifest
+
+
+def check_sizes(parts: Iterable[Layer], max_blob_bytes: int) -> None:
+    """Raise RegistryError where a part is too large, or has two sizes."""
     sizes: dict[Digest, int] = {}
-    for part in (manifest.config, *manifest.layers):
+    for part in parts:
         if part.size > max_blob_bytes:
             raise RegistryError(
                 f"blob {part.digest} has {part.size} bytes, {max_blob_bytes} are allowed",
@@ -117,7 +124,6 @@ def check_manifest(data: bytes, max_blob_bytes: int) -> Manifest:
             )
         if sizes.setdefault(part.digest, part.size) != part.size:
             raise RegistryError(f"the manifest gives blob {part.digest} two different sizes")
-    return manifest
 
 
 def sizes_of(manifest: Manifest) -> dict[Digest, int]:

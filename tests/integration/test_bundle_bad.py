@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from appliance.bundles.release import CARD_TYPE, INDEX_TYPE, Extras, Release
+from appliance.library.manifest import OCI_MANIFEST_TYPE, Digest, Layer
 from tests.fakes.publisher import CONFIG
 from tests.integration.bundle_box import SMOKE, WEIGHTS, says
 
@@ -110,6 +112,26 @@ def test_a_manifest_that_is_none(served, publisher):
     publisher.list(publisher.release("2.0.0", broken), "latest", model=served.model)
     assert served.refused()[0] == "malformed"
     assert unchanged(served)
+
+
+def test_a_part_beside_the_model_that_is_larger_than_any_may_be(served, publisher):
+    card = Layer(CARD_TYPE, Digest.of(b"card"), 1 << 50)
+    extras = publisher.put(Extras((card,)).encode(), OCI_MANIFEST_TYPE)
+    release = Release("2.0.0", (publisher.variant(WEIGHTS, "Be small."),), extras=extras)
+    index = publisher.put(release.encode(), INDEX_TYPE)
+    publisher.list(index.digest, "latest", model=served.model)
+    code, error = served.refused()
+    assert code == "malformed"
+    assert "are allowed" in error
+    assert unchanged(served)
+
+
+@pytest.mark.parametrize("wish", [{"variant": "q4"}, {"retry": True}])
+def test_what_only_a_signed_model_can_grant_is_not_ignored(trusting_service, wish):
+    body = {"model": "127.0.0.1:1/free/model", "insecure": True, **wish}
+    status, answer = trusting_service.call("POST", "/api/pull", body)
+    assert status == 400
+    assert next(iter(wish)) in answer["error"]
 
 
 def test_weights_that_are_no_gguf_never_reach_an_engine(served, publisher):

@@ -14,7 +14,12 @@ from appliance.bundles.bundles import Bundles
 from appliance.bundles.resolve import Origin
 from appliance.chat.job import ChatService
 from appliance.config import load_settings
-from appliance.errors import ActivationError, RegistryUnreachableError
+from appliance.errors import (
+    ActivationError,
+    MemoryFitError,
+    NotFoundError,
+    RegistryUnreachableError,
+)
 from appliance.library.library import Library
 from appliance.library.names import ModelName
 from appliance.models.manager import Models
@@ -196,6 +201,76 @@ async def test_who_asks_for_the_same_shares_the_install(own, settings):
         assert "success" in both[1]
         path = f"blobs/sha256/{index.hex}"
         assert web.sent[path] == len(publisher.blobs[str(index)])
+
+
+async def test_who_asks_for_another_thing_waits_and_gets_an_own_answer(own, settings):
+    publisher, web = own
+    box = Box(None, publisher, web)
+    async with opened(settings) as (bundles, _, _):
+        box.publish("1.0.0", "Be wanted.")
+        wishes = (install(bundles), install(bundles, variant="q9"), install(bundles, retry=True))
+        plain, other, again = await asyncio.gather(*wishes, return_exceptions=True)
+        assert plain[-1] == "success"
+        assert isinstance(other, MemoryFitError)
+        assert again[-2:] == ["release 1.0.0 is active", "success"]
+
+
+class DeletingContent:
+    """Is asked for a release, and meanwhile somebody removes the model."""
+
+    def __init__(self, content, bundles):
+        self.content, self.bundles = content, bundles
+
+    async def document(self, *asked):
+        await asyncio.to_thread(self.bundles.delete, NAME)
+        return await self.content.document(*asked)
+
+    async def fetch(self, *asked):
+        await self.content.fetch(*asked)
+
+
+async def test_a_model_that_is_removed_while_it_is_updated_forgets_its_past(own, settings):
+    from appliance.trust.fetch import from_folder
+
+    publisher, web = own
+    box = Box(None, publisher, web)
+    async with opened(settings) as (bundles, library, transfers):
+        box.publish("1.0.0", "Be old.")
+        await install(bundles)
+        box.publish("2.0.0", "Be new.")
+        (content,) = transfers.contents([web.url])
+        source = from_folder(publisher.folder / "tuf/acme/metadata")
+        origin = Origin(source, (DeletingContent(content, bundles),))
+        with contextlib.suppress(NotFoundError):  # it may also end here
+            await install(bundles, origin=origin)
+        assert not await asyncio.to_thread(library.has, NAME)
+        assert await asyncio.to_thread(bundles.states) == []
+        await install(bundles)
+        state = await asyncio.to_thread(bundles.state, NAME)
+        assert (state.active.version, state.previous) == ("2.0.0", None)
+
+
+async def test_no_switch_comes_between_the_two_halves_of_a_removal(own, settings):
+    publisher, web = own
+    box = Box(None, publisher, web)
+    async with opened(settings) as (bundles, library, _):
+        for version, system in (("1.0.0", "Be first."), ("2.0.0", "Be second.")):
+            box.publish(version, system)
+            await install(bundles)
+        loop, real, pinned = asyncio.get_running_loop(), library.delete, []
+
+        def delete(name):
+            real(name)
+            pinned.append(asyncio.run_coroutine_threadsafe(bundles.pin(NAME, "1.0.0"), loop))
+            with contextlib.suppress(TimeoutError):  # it has to wait for us
+                pinned[0].result(timeout=0.5)
+
+        library.delete = delete
+        assert await asyncio.to_thread(bundles.delete, NAME)
+        with pytest.raises(NotFoundError):
+            await asyncio.wrap_future(pinned[0])
+        assert not await asyncio.to_thread(library.has, NAME)
+        assert await asyncio.to_thread(bundles.states) == []
 
 
 async def test_a_medium_brings_metadata_and_bytes(own, settings):

@@ -91,6 +91,36 @@ def test_a_prune_at_start_keeps_all_that_is_kept(start_box, start_service):
     assert "Be first." in box.ask()
 
 
+@pytest.mark.parametrize("verb", ["rollback", "pin"])
+def test_there_is_no_way_back_to_what_is_damaged(start_box, start_service, verb):
+    """A scrub set a part of it aside; the state must not say that it serves."""
+    box = start_box()
+    box.publish("1.0.0", "Be first.")
+    box.install()
+    box.publish("2.0.0", "Be second.")
+    box.install()
+    before = box.state()
+    (gone,) = (
+        set(before["previous"]["blobs"])
+        - _shared(before)
+        - {before["previous"]["index"]}
+        - {before["previous"]["manifest"]}
+    )
+    (box.service.state / "models/blobs" / gone.replace(":", "-")).unlink()
+    fields = {"version": "1.0.0"} if verb == "pin" else {}
+    status, body = box.act(verb, **fields)
+    assert (status, body["code"]) == (409, "activation_failed")
+    assert gone in body["error"]
+    assert box.state() == before
+    box.service.stop()
+    box.service = start_service(box.service.state)
+    assert "Be second." in box.ask()
+
+
+def _shared(state):
+    return set(state["active"]["blobs"])
+
+
 def test_a_pin_holds_a_version(updated):
     box = updated
     assert box.act("pin", version="2.0.0")[1]["pinned"] == "2.0.0"
@@ -167,6 +197,41 @@ def test_replace_goes_back_to_the_previous_release(start_box, publisher):
     publisher.revoke("1.0.0", model=box.model)
     assert box.act("check")[1]["revoked"]  # both: the older one serves on, with a warning
     assert "Be first." in box.ask()
+
+
+def test_replace_also_when_the_newer_release_is_bad_or_the_previous_one_damaged(
+    start_box, publisher
+):
+    box = start_box(revoked="replace")
+    for version, system in (("1.0.0", "Be first."), ("2.0.0", "Be second.")):
+        box.publish(version, system)
+        box.install()
+    publisher.revoke("2.0.0", model=box.model)
+    box.publish("3.0.0", "[[crash]]", smoke=SMOKE)
+    box.refused()  # 3.0.0 was the way out, and failed
+    assert box.act("check")[1]["version"] == "1.0.0"
+    assert "Be first." in box.ask()
+    for path in (box.service.state / "models/blobs").iterdir():
+        if path.read_bytes() == b"Be second.":
+            path.unlink()
+    publisher.repository.roles["acme"].targets[f"{box.model}/2.0.0"].unrecognized_fields.clear()
+    publisher.revoke("1.0.0", model=box.model)
+    status, body = box.act("check")  # 2.0.0 could be gone back to, but is not whole
+    assert (status, body["version"]) == (200, "1.0.0")
+    assert body["revoked"]
+    assert "Be first." in box.ask()
+
+
+def test_another_setting_counts_for_what_was_taken_back_before(start_box, start_service, publisher):
+    box = start_box()
+    box.publish("1.0.0", "Be gone.")
+    box.install()
+    publisher.revoke("1.0.0", model=box.model)
+    assert box.act("check")[1]["version"] == "1.0.0"
+    box.service.stop()
+    box.service = start_service(box.service.state, revoked="stop")
+    assert box.act("check")[1]["version"] is None
+    assert "not found" in box.ask()
 
 
 def test_stop_takes_it_out_of_use_until_another_comes(start_box, start_service, publisher):

@@ -301,20 +301,6 @@ def test_paths_are_those_of_folders_that_an_administrator_names(box, stick, tmp_
         assert "service's own state" in refused(str(box.service.state / "models"))[1]["error"]
 
 
-def test_a_medium_s_folder_must_not_be_a_link(box, stick, tmp_path):
-    (stick / "hearth").rename(tmp_path / "elsewhere")
-    (stick / "hearth").symlink_to(tmp_path / "elsewhere")
-    assert box.not_imported(stick)["code"] == "registry_not_found"
-    (tmp_path / "usb").mkdir()
-    (tmp_path / "usb/hearth").symlink_to(tmp_path / "somewhere")
-    (tmp_path / "somewhere").mkdir()
-    box.imported(tmp_path / "elsewhere", NAME)  # an administrator may name any folder
-    body = {"path": str(tmp_path / "usb"), "models": [NAME]}
-    status, answer = box.service.call("POST", "/hearth/v1/export", body)
-    assert (status, answer["code"]) == (502, "registry_error")
-    assert list((tmp_path / "somewhere").iterdir()) == []
-
-
 # -- reports --------------------------------------------------------------------------------
 
 

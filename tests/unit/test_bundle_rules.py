@@ -149,6 +149,8 @@ def test_actions_on_a_release_that_was_taken_back():
     assert versions(take_back(state, "gone", gone, "replace")) == ["1", "2"]
     newer = word(v2=None, v1=Listed(ONE), v3=Listed(THREE))
     assert versions(take_back(state, "gone", newer, "replace")) == ["2", "1"]  # 3 is on its way
+    bad = rules.fail(state, rules.failure_of(THREE, "it failed", 5))
+    assert versions(take_back(bad, "gone", newer, "replace")) == ["1", "2"]  # and 3 failed here
     both = word(v2=None, v1=None)
     assert versions(take_back(state, "gone", both, "replace")) == ["2", "1"]
     stopped = take_back(state, "gone", gone, "stop")

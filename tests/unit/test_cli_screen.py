@@ -1,14 +1,19 @@
 """What goes to the screen: answers, timings, progress, status."""
 
 import io
+import sys
 from datetime import UTC, datetime
 
+import click
 import pytest
 
 from appliance.cli.answer import AnswerView, Look, timing_lines
+from appliance.cli.bundle import why
+from appliance.cli.lazy import run_command
 from appliance.cli.models import models_table, processor_words
 from appliance.cli.progress import Progress, render_bar
 from appliance.cli.status import status_screen
+from appliance.errors import RegistryError
 
 
 class Screen(io.StringIO):
@@ -47,6 +52,28 @@ def test_escape_sequences_of_a_model_reach_files_and_not_terminals():
     evil = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\td\n"
     assert shown(Look(), (evil, "")) == f"{evil}\n\n"
     assert shown(Look(), (evil, ""), out=Screen()) == "a]52;c;ZXZpbA==b2Jc\td\n\n\n"
+
+
+def test_escape_sequences_of_a_registry_reach_no_terminal(capsys):
+    progress = Progress(sys.stderr)
+    progress.step("a\x1b]52;c;ZXZpbA==\x07b")
+
+    @click.command()
+    def fails():
+        raise RegistryError("it says \x1b[2Jno", hint="ask\x9b2J")
+
+    assert run_command(fails, "hearth", []) == 1
+    assert capsys.readouterr().err == "a]52;c;ZXZpbA==b\nError: it says [2Jno\nask2J\n"
+    failure = {"version": "1", "variant": "", "at": "", "reason": "\x1bx", "prompt": "\x07y"}
+    failure |= {"tokens_per_s": 0, "log": "\x1b[2J"}
+    body = {"model": "m", "variant": "v", "version": "1", "reasons": [], "failure": failure}
+
+    class Answers:
+        def get(self, _path):
+            return body
+
+    assert why.callback(Answers(), "m", as_json=False) is None
+    assert not {"\x1b", "\x07"} & set(capsys.readouterr().out)
 
 
 def test_timings():
