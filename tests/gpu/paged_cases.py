@@ -30,22 +30,26 @@ def make_batch(lengths, block_size, device="cpu", poison=True):
 
 
 def make_cache(batch, block_size, num_kv_heads, head_dim, dtype, quantized=False):
-    """A cache filled for the batch's contexts; what no sequence may see is NaN (or 127)."""
+    """A cache filled for the batch's contexts. What no sequence may see is NaN, or large where a
+    block was begun: the torch back end clears a block then, and only hides the rest of it."""
     tables, device = batch.block_tables, batch.block_tables.device
     shape = (int(tables.max()) + 2, block_size, num_kv_heads, head_dim)
     written = torch.zeros(shape[:2], dtype=torch.bool, device=device)
     for row, context in enumerate(batch.context_lens.tolist()):
         at = torch.arange(context, device=device)
         written[tables[row].long()[at // block_size], at % block_size] = True
+    begun = written.any(1, keepdim=True) & ~written
     if quantized:
         parts = [torch.randint(-127, 128, shape, device=device).to(torch.int8) for _ in "kv"]
         scales = [(torch.rand(shape[:3], device=device) / 64).half() for _ in "kv"]
         for scale in scales:
             scale[~written] = float("nan")
+            scale[begun] = 1.0
         return KvLayer(*parts, *scales)
     parts = [torch.randn(shape, device=device).to(dtype) for _ in "kv"]
     for part in parts:
         part[~written] = float("nan")
+        part[begun] = 1e4
     return KvLayer(*parts)
 
 

@@ -66,6 +66,7 @@ class Box:
         """What the model answers, or the error."""
         messages = [{"role": "user", "content": prompt}]
         body = {"model": self.name(tag), "messages": messages, "stream": False}
+        body["options"] = {"temperature": 0}  # the same question has the same answer
         reply = send(self.service, "POST", "/api/chat", body=body)
         return reply.json["message"]["content"] if reply.status == 200 else reply.json["error"]
 

@@ -270,7 +270,7 @@ def test_a_pull_replaces_what_a_scrub_set_aside_and_fetches_nothing_else(
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     before = {path.name: path.stat().st_ino for path in folder.iterdir()}
-    assert send(box, "POST", "/hearth/v1/scrub", body={}).lines[-1]["damaged"] == 1
+    assert send(box, "POST", "/hearth/v1/scrub", body={"repair": False}).lines[-1]["damaged"] == 1
     assert transfer(box, "pull", name)[-1] == {"status": "success"}
     after = {path.name: path.stat().st_ino for path in folder.iterdir()}
     assert after.keys() == before.keys()
