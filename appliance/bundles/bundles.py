@@ -250,7 +250,7 @@ class Bundles:
         choice = await self._installer.choose(wish, release, state)
         taken = choice.require()
         await asyncio.to_thread(self._record, name, state)
-        await self._stage(wish, partial(self._installer.stage, wish, signed, choice, target, tell))
+        await self._stage(wish, self._installer.stage(wish, signed, choice, target, tell))
         active = state.active
         if active is not None and (active.index, active.variant) == (str(wish.index), taken.name):
             tokens_per_s = active.tokens_per_s  # it has proven itself, only parts of it were gone
@@ -373,14 +373,11 @@ class Bundles:
         self._activator.derive(wish.name, state)
         return True
 
-    async def _stage(self, wish: Wish, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Fetch; where the disk is too full, once more after removing what nobody needs."""
+    async def _stage(self, wish: Wish, attempt: Awaitable[None]) -> None:
+        """Fetch; a disk that is too full is told with what could be removed from it."""
         try:
-            await attempt()
+            await attempt
         except DiskFullError as error:
-            if await to_end(self._library.prune):
-                await attempt()
-                return
             hint = await asyncio.to_thread(what_to_remove, self._library, wish.name)
             raise DiskFullError(str(error), hint=hint or error.hint) from error
 

@@ -38,6 +38,7 @@ from appliance.chat.job import ChatService
 from appliance.config import MIB
 from appliance.errors import (
     ActivationError,
+    DiskFullError,
     LibraryError,
     OverloadedError,
     RegistryError,
@@ -174,7 +175,7 @@ class Installer:
             async with asyncio.timeout(self.fetch_timeout_s):
                 parts = await self._read(wish, signed, choice.require())
                 async with self.gatherer.held(parts.digests):
-                    await self._gather(wish, parts, tell)
+                    await self._gather_making_room(wish, parts, tell)
                     kept = parts.kept(choice.reasons, target)
                     await to_end(self._change, wish.name, lambda state: stage(state, kept))
         except TimeoutError as error:
@@ -237,6 +238,16 @@ class Installer:
         if release.extras is not None:
             extras, extras_data = await documents.extras(release.extras, self.max_blob_bytes)
         return Parts(index, release, variant, data, manifest, extras_data, extras)
+
+    async def _gather_making_room(self, wish: Wish, parts: Parts, tell: Tell) -> None:
+        """Where the disk is too full, once more after removing what nobody needs. The parts are
+        held, so those that an earlier try brought are not among it."""
+        try:
+            await self._gather(wish, parts, tell)
+        except DiskFullError:
+            if not await to_end(self.library.prune):
+                raise
+            await self._gather(wish, parts, tell)
 
     async def _gather(self, wish: Wish, parts: Parts, tell: Tell) -> None:
         async def fetch(digest: Digest, size: int, report: Report) -> None:

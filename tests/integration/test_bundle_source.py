@@ -6,6 +6,7 @@ Some tests run the installing in this process, where a blocking call on the even
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -271,6 +272,28 @@ async def test_no_switch_comes_between_the_two_halves_of_a_removal(own, settings
             await asyncio.wrap_future(pinned[0])
         assert not await asyncio.to_thread(library.has, NAME)
         assert await asyncio.to_thread(bundles.states) == []
+
+
+async def test_making_room_does_not_take_what_an_earlier_try_brought(own, settings, monkeypatch):
+    publisher, web = own
+    box = Box(None, publisher, web)
+    async with opened(settings) as (bundles, library, _):
+        box.publish("1.0.0", "Be patient.")
+        brought, _ = await asyncio.to_thread(library.blobs.put_bytes, WEIGHTS)
+        nobodys, _ = await asyncio.to_thread(library.blobs.put_bytes, b"nobody's")
+        for digest in (brought, nobodys):
+            os.utime(library.blobs.path(digest), (1, 1))
+        real, asked = shutil.disk_usage, []
+
+        def disk_usage(path):
+            asked.append(path)
+            usage = real(path)
+            return usage._replace(free=0) if len(asked) == 2 else usage
+
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+        assert (await install(bundles))[-1] == "success"
+        assert not await asyncio.to_thread(library.blobs.has, nobodys)
+        assert f"blobs/sha256/{brought.hex}" not in web.sent
 
 
 async def test_a_medium_brings_metadata_and_bytes(own, settings):
