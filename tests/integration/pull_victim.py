@@ -17,6 +17,8 @@ from appliance.config import load_settings
 from appliance.library.library import Library
 from appliance.transfer.sources import Reference
 from appliance.transfer.transfers import Transfers
+from appliance.trust.gate import Gate
+from appliance.trust.repositories import Repositories
 
 POLL_S = 0.0005
 
@@ -25,7 +27,8 @@ async def pull(state, name):
     settings = load_settings({}, {"HEARTH_STATE": str(state), "HEARTH_TRANSFER_TRIES": "1"})
     library = await asyncio.to_thread(Library, settings.models_dir, state / "maps")
     await asyncio.to_thread(library.prune)
-    transfers = Transfers(settings, library)
+    gate = Gate(settings, Repositories(state / "trust"))
+    transfers = Transfers(settings, library, gate)
     async with aclosing(transfers.pull(Reference.parse(name))) as lines:
         async for _ in lines:
             pass

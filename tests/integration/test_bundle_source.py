@@ -26,6 +26,7 @@ from appliance.library.names import ModelName
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.errors import PolicyRefusedError
+from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 from tests.fakes.publisher import Publisher, web_root
 from tests.fakes.tuf_repository import days
@@ -154,8 +155,8 @@ async def opened(settings):
     """The installing part of a service, without HTTP."""
     library = Library(settings.models_dir)
     models = Models(settings)
-    transfers = Transfers(settings, library)
     repositories = Repositories(settings.state / "trust")
+    transfers = Transfers(settings, library, Gate(settings, repositories))
     chat = ChatService(library, models)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     await asyncio.to_thread(bundles.reconcile)
