@@ -23,6 +23,7 @@ from appliance.config import Settings
 from appliance.errors import ConfigError
 from appliance.http.app import build_app
 from appliance.http.context import ServiceState, version
+from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
@@ -125,6 +126,7 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         bundles.reconcile()
         library.prune()
         sweep_partials(library.blobs)
+        sweep_temps(settings.state)
     except OSError as error:
         raise ConfigError(
             f"cannot use the state folder {settings.state}: {error.strerror}",

@@ -29,7 +29,7 @@ async def pull(state, name):
     await asyncio.to_thread(library.prune)
     gate = Gate(settings, Repositories(state / "trust"))
     transfers = Transfers(settings, library, gate)
-    async with aclosing(transfers.pull(Reference.parse(name))) as lines:
+    async with aclosing(transfers.pull(Reference.parse(name), confirmed=True)) as lines:
         async for _ in lines:
             pass
     await transfers.close()

@@ -57,6 +57,7 @@ def cut_off(tmp_path):
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "OLLAMA_"))}
     environ |= {"HEARTH_ENGINE": "echo", "HEARTH_DISCOVERY": "off", "HEARTH_STATE": str(state)}
     environ |= {"HEARTH_MEMORY_RESERVE_MIB": "64", "HEARTH_HOST": f"127.0.0.1:{PORT}"}
+    environ |= {"HEARTH_TRUST_HOSTS": "192.0.2.1"}
     up = f'ip link set lo up && exec "{sys.executable}" -m appliance serve'
     with (state / "service.log").open("wb") as log:
         process = subprocess.Popen(

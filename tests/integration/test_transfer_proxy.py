@@ -10,6 +10,8 @@ from tests.integration.pulls import names, offer
 from tests.integration.raw_http import send
 
 NAME = "registry.example:5000/library/m"  # has no address: only a proxy can reach it
+# plain HTTP where the administrator spells the address out
+NAMED = {"registry_mirrors": "registry.example:5000=http://registry.example:5000"}
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ async def pulled(service, name, *, insecure=True):
 
 
 async def test_everything_goes_through_the_proxy(start_service, world):
-    service = start_service(transfer_proxy=f"http://{world.address}")
+    service = start_service(transfer_proxy=f"http://{world.address}", **NAMED)
     reply = await pulled(service, NAME)
     assert reply.json == {"status": "success"}
     assert len(world.targets) == len(world.registry.requests) == 3
@@ -37,10 +39,12 @@ async def test_everything_goes_through_the_proxy(start_service, world):
 
 async def test_the_standard_variables_count_and_no_proxy_too(start_service, world, monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://{world.address}")
-    assert (await pulled(start_service(), NAME)).json == {"status": "success"}
+    assert (await pulled(start_service(**NAMED), NAME)).json == {"status": "success"}
     world.targets.clear()
     monkeypatch.setenv("no_proxy", "localhost, .example")
-    assert (await pulled(start_service(), NAME)).status >= 500  # there is no address without it
+    assert (
+        await pulled(start_service(**NAMED), NAME)
+    ).status >= 500  # there is no address without it
     assert world.targets == []
 
 
@@ -54,7 +58,7 @@ async def test_this_machine_is_asked_directly(start_service, world):
 async def test_a_password_is_sent_and_never_said(start_service, world):
     world.user = "me:pass word"
     service = start_service(
-        transfer_proxy=f"http://me:pass%20word@{world.address}", log_level="debug"
+        transfer_proxy=f"http://me:pass%20word@{world.address}", log_level="debug", **NAMED
     )
     assert (await pulled(service, NAME)).json == {"status": "success"}
     world.user = "me:another"
@@ -69,7 +73,7 @@ async def test_a_password_is_sent_and_never_said(start_service, world):
 
 
 async def test_a_proxy_that_is_gone_is_an_error_with_a_name(start_service, world):
-    service = start_service(transfer_proxy="http://me:secret@127.0.0.1:1")
+    service = start_service(transfer_proxy="http://me:secret@127.0.0.1:1", **NAMED)
     reply = await pulled(service, NAME)
     assert reply.status >= 500
     assert "secret" not in service.log + str(reply.json)
@@ -77,7 +81,7 @@ async def test_a_proxy_that_is_gone_is_an_error_with_a_name(start_service, world
 
 async def test_a_proxy_of_another_kind_is_told_when_it_is_needed(start_service, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "socks5://me:secret@127.0.0.1:1080")
-    service = start_service()
+    service = start_service(**NAMED)
     reply = await pulled(service, NAME)
     assert "proxy for transfers is not an address" in reply.json["error"]
     assert "secret" not in service.log + str(reply.json)
