@@ -14,6 +14,7 @@ VERBS = {
     "build": "tools.bundles.build:build_command",
     "adopt": "tools.bundles.adopt:adopt",
     "sign": "tools.bundles.sign:sign",
+    "channel": "tools.bundles.channel:channel",
     "publish": "tools.bundles.publish:publish",
     "copy": "tools.bundles.copy:copy",
     "verify": "tools.bundles.verify:verify",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 from securesystemslib.signer import Signer
+from tuf.api.metadata import Targets
 
 from appliance.bundles.layout import Layout
 from appliance.cli.verb import answers_json, print_json
@@ -96,7 +97,7 @@ def sign_release(
             hint="build it again under its own version",
         )
     paths = [f"{name}/{tag}" for tag in (version, *tags)]
-    role = _owner(repository, paths[0])
+    role = owner_of(repository, paths[0])
     _require_unchanged(repository, role, paths[0], contents.digest)
     for path in paths:
         repository.add_target(role, path, contents.index, signers)
@@ -122,7 +123,8 @@ def require_complete(layout: Layout, reference: str) -> ReleaseContents:
     return contents
 
 
-def _owner(repository: RepositoryFolder, path: str) -> str:
+def owner_of(repository: RepositoryFolder, path: str) -> str:
+    """The publisher who may sign a name; raises ConfigError if nobody may."""
     targets = repository.targets()
     roles = delegated_roles(targets) if targets else {}
     for role, delegated in roles.items():
@@ -130,18 +132,26 @@ def _owner(repository: RepositoryFolder, path: str) -> str:
             return role
     raise ConfigError(
         f"nobody may sign {path} in this repository",
-        hint=f"let someone: `bundle repo delegate NAME '{path.partition('/')[0]}/*/*' KEY.pub`",
+        hint=f"let someone: `bundle repo delegate NAME '{_pattern_for(path)}' KEY.pub`",
     )
+
+
+def lists_of(repository: RepositoryFolder, role: str) -> list[Targets]:
+    """What a publisher lists: as drafted, if it is, then as published."""
+    draft, published = repository.drafts().get(role), repository.published()
+    metadata = [draft.metadata if draft else None, published.role(role) if published else None]
+    return [found.signed for found in metadata if found and isinstance(found.signed, Targets)]
+
+
+def _pattern_for(path: str) -> str:
+    first, *rest = path.split("/")
+    return "/".join([first, *("*" for _ in rest)])
 
 
 def _require_unchanged(repository: RepositoryFolder, role: str, path: str, digest: Digest) -> None:
     """Boxes that have a version would never learn that it now means something else."""
-    draft, published = repository.drafts().get(role), repository.published()
-    lists = [draft.metadata.signed] if draft else []
-    if published and (metadata := published.role(role)):
-        lists.append(metadata.signed)
-    for signed in lists:
-        target = getattr(signed, "targets", {}).get(path)
+    for targets in lists_of(repository, role):
+        target = targets.targets.get(path)
         if target is not None and target.hashes.get("sha256") != digest.hex:
             raise ConfigError(
                 f"{path} was signed before with another content", hint="give it a new version"
