@@ -21,7 +21,7 @@ from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.errors import ConfigError
-from appliance.http.app import build_app
+from appliance.http.app import Parts, build_app
 from appliance.http.context import ServiceState, version
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
@@ -70,16 +70,18 @@ async def _serve(settings: Settings) -> None:
     library.on_format_error = partial(_check_from_thread, loop, care)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(
-        settings,
-        library,
-        models,
-        chat,
-        transfers,
-        repositories,
-        gate,
-        bundles,
-        channels,
-        state,
+        Parts(
+            settings=settings,
+            library=library,
+            models=models,
+            chat=chat,
+            transfers=transfers,
+            repositories=repositories,
+            gate=gate,
+            bundles=bundles,
+            channels=channels,
+            state=state,
+        )
     )
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(

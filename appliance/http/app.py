@@ -5,6 +5,7 @@ Nothing is kept in module globals, so a test builds as many applications as it l
 """
 
 import socket
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -63,35 +64,41 @@ _NOT_YET = (
 )
 
 
-def build_app(
-    settings: Settings,
-    library: Library,
-    models: Models,
-    chat: ChatService,
-    transfers: Transfers,
-    repositories: Repositories,
-    gate: Gate,
-    bundles: Bundles,
-    channels: Channels,
-    state: ServiceState,
-) -> web.Application:
-    """The application over these parts, which it does not own: the caller closes them."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the application is made over. It owns none of them: the caller closes them."""
+
+    settings: Settings
+    library: Library
+    models: Models
+    chat: ChatService
+    transfers: Transfers
+    repositories: Repositories
+    gate: Gate
+    bundles: Bundles
+    channels: Channels
+    state: ServiceState
+
+
+def build_app(parts: Parts) -> web.Application:
+    """The application over these parts."""
+    settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
         middlewares=[observe, guard, drain],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
     app[LIBRARY] = library
-    app[MODELS] = models
-    app[CHAT] = chat
-    app[REPOSITORIES] = repositories
-    app[GATE] = gate
+    app[MODELS] = parts.models
+    app[CHAT] = parts.chat
+    app[REPOSITORIES] = parts.repositories
+    app[GATE] = parts.gate
     app[BUNDLES] = bundles
-    app[IMPORTER] = Importer(library, repositories, bundles)
-    app[EXPORTER] = Exporter(library, repositories, bundles, settings.state)
-    app[CHANNELS] = channels
-    app[TRANSFERS] = transfers
-    app[STATE] = state
+    app[IMPORTER] = Importer(library, parts.repositories, bundles)
+    app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
+    app[CHANNELS] = parts.channels
+    app[TRANSFERS] = parts.transfers
+    app[STATE] = parts.state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
     app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])

@@ -1,0 +1,39 @@
+"""Who the box is: one id for ever, names that fit where they are announced."""
+
+from pathlib import Path
+
+import pytest
+
+from appliance.box import FILE, MAX_NAME_BYTES, Box
+from appliance.errors import ConfigError
+
+
+def test_the_id_is_made_once_and_stays(tmp_path: Path) -> None:
+    first = Box.open(tmp_path)
+    assert Box.open(tmp_path, "Kitchen") == Box(first.id, "Kitchen")
+    assert first.name == f"Hearth {first.id[-6:]}"
+    assert first.host_name == f"hearth-{first.id[-6:]}.local"
+
+
+def test_a_number_tells_two_boxes_of_one_name_apart(tmp_path: Path) -> None:
+    box = Box.open(tmp_path, "Kitchen").renumbered(3)
+    box.save(tmp_path)
+    assert Box.open(tmp_path, "Kitchen") == box
+    assert box.instance_name == "Kitchen (3)"
+    assert box.host_label.endswith("-3")
+
+
+def test_a_long_name_is_cut_between_characters() -> None:
+    box = Box("0" * 12, "ü" * 60, 12)
+    assert len(box.instance_name.encode()) <= MAX_NAME_BYTES
+    assert box.instance_name.endswith("ü (12)")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"id": "../x"}', '{"id": "0123456789ab", "number": 0}', '{"idd": 1}']
+)
+def test_a_damaged_identity_is_not_replaced(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ConfigError, match="restore it"):
+        Box.open(tmp_path)
+    assert (tmp_path / FILE).read_text() == text
