@@ -14,13 +14,14 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.access.caller import Caller
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.http.guard import Caller, Guard
+from appliance.http.guard import Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
 from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
 from appliance.http.errors import Dialect, Problem, problem_of
-from appliance.http.guard import OriginKind, require_administrator
+from appliance.http.guard import require_administrator
 from appliance.http.logline import write_failure, write_line
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -3,8 +3,9 @@
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from appliance.access.caller import OriginKind
 from appliance.errors import BadRequestError, ForbiddenError
-from appliance.http.guard import Guard, OriginKind, require_administrator
+from appliance.http.guard import Guard, require_administrator
 
 GUARD = Guard.of("Box.example", ["models.site"], ["https://app.site"])
 LAN = ("192.168.1.20", 11434)
