@@ -132,22 +132,6 @@ def is_forwarded(headers: CIMultiDictProxy[str]) -> bool:
     return bool(names & _FORWARDING) or any(name.startswith("cf-") for name in names)
 
 
-def require_administrator(caller: Caller) -> None:
-    """Raise ForbiddenError unless `caller` may change the box: only from the box itself."""
-    if caller.origin is OriginKind.APP:
-        raise ForbiddenError(
-            f"apps of the origin {caller.origin_text[:100]!r} may use models but not change them",
-            hint="use `hearth` on the box, or add the origin to allowed_origins",
-        )
-    if not caller.is_local:
-        raise ForbiddenError(
-            f"this changes the box, and the request comes from {caller.address or 'a proxy'},"
-            " not from the box itself",
-            hint="run it on the box; administration from the network needs a key, which a later"
-            " release brings",
-        )
-
-
 def _literal(host: str) -> Address | None:
     try:
         return _unmapped(ip_address(host))
