@@ -139,7 +139,7 @@ class Access:
         if caller.ring is Ring.OUTSIDE or (caller.ring is Ring.LAN and self.lan == "off"):
             raise ForbiddenError(
                 "a box is claimed from its own network, not through a proxy or from afar",
-                hint="connect to it directly, or run `hearth keys create --scope admin` on the box",
+                hint="connect to it directly, or run `hearth keys create NAME --scope admin` there",
             )
         facts = KeyFacts("", name or OWNER, frozenset({Scope.ADMIN}))
         now = self._now()
@@ -200,7 +200,7 @@ class Access:
             return UnauthorizedError(
                 "this key is wrong or was revoked",
                 hint="check the key in your app, or ask the box's owner for a new one"
-                " (`hearth keys create` on the box)",
+                " (`hearth keys create NAME` on the box)",
             )
         self.note(caller, "key", "", f"{WRONG_KEYS} wrong keys", is_refused=True)
         rest_s = max(1, round(guesser.since + WRONG_KEYS_S - now))
@@ -281,7 +281,7 @@ def refusal(caller: Caller, scope: Scope, lan: str, *, is_claimed: bool) -> Appl
     if caller.key is not None:
         return ForbiddenError(
             f"the key {caller.key.name!r} has not the scope {scope}, which this needs",
-            hint=f"ask the box's owner for one (`hearth keys create --scope {scope}`)",
+            hint=f"ask the box's owner for one (`hearth keys create NAME --scope {scope}`)",
         )
     if scope is not Scope.CHAT and not is_claimed:
         return UnauthorizedError(
@@ -291,8 +291,8 @@ def refusal(caller: Caller, scope: Scope, lan: str, *, is_claimed: bool) -> Appl
     place = caller.address if caller.ring is Ring.LAN else "outside or through a proxy"
     return UnauthorizedError(
         f"this needs a key with the scope {scope}, and the request comes without one from {place}",
-        hint="send it as `Authorization: Bearer hearth_…`; the box's owner makes one with"
-        f" `hearth keys create --scope {scope}`",
+        hint="send it as `Authorization: Bearer hearth_…`, the command in HEARTH_KEY; the owner of"
+        f" the box makes one with `hearth keys create NAME --scope {scope}`",
     )
 
 

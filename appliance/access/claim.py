@@ -98,7 +98,7 @@ class Claim:
             raise RateLimitedError(
                 f"{MAX_TRIES} wrong codes were tried; claiming waits for {round(rest_s / 60)} min",
                 retry_after_s=max(1, round(rest_s)),
-                hint="or run `hearth keys create --scope admin` on the box itself",
+                hint="or run `hearth keys create NAME --scope admin` on the box itself",
             )
 
     async def _count(self, now: float) -> None:

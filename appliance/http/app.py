@@ -112,9 +112,15 @@ def build_app(parts: Parts) -> web.Application:
     names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
     app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
     app.on_response_prepare.append(add_headers)
-    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
-    app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
+    app.add_routes(all_routes())
     return app
+
+
+def all_routes() -> list[web.RouteDef]:
+    """Every route that there is; `access.py` says what each needs."""
+    not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
+    known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
+    return [*known, *not_yet]
 
 
 def _own_routes() -> list[web.RouteDef]:
