@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager, closing
 import pytest
 
 from appliance.access import keys as keys_module
-from appliance.access.access import RESET_FILE, WRONG_KEYS, Access
+from appliance.access.access import RESET_FILE, Access
 from appliance.access.audit import KEPT, MAX_VALUE
 from appliance.access.caller import Caller, KeyFacts, OriginKind, Ring, Scope
 from appliance.access.claim import LOCK_S, MAX_TRIES
+from appliance.access.guessers import WRONG_KEYS
 from appliance.access.keys import KEPT_REVOKED
 from appliance.config import load_settings
 from appliance.db import FILE, Database
