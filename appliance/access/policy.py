@@ -1,8 +1,8 @@
 """The rules of who may do what, and the sentence for who may not. Pure: no IO, no clock, no state.
 
-here       everything                  a key says what its holder wants to be, also on the box
-LAN        access_lan: open -> chat    and `off` answers nobody but the box itself
-outside    a key
+Without a key: on the box everything; on the LAN `chat` where access_lan is `open`; else nothing. A
+key gives its scopes and no more, on the box too: it says what its holder wants to be. Where
+access_lan is `off`, nobody but the box itself gets anything.
 """
 
 from appliance.access.caller import (
