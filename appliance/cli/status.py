@@ -11,6 +11,13 @@ from appliance.cli.table import render_table
 from appliance.cli.units import size_words, span_words, until_words
 from appliance.cli.verb import answers_json, connects, print_json
 
+DISCOVERY_WORDS = {
+    "on": "on",
+    "off": "off",
+    "loopback": "nothing is announced: the service listens for this machine alone",
+    "blocked": "blocked",
+}
+
 
 @click.command("status")
 @answers_json
@@ -37,6 +44,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
             "memory",
             f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
         ],
+        *_discovery_rows(body.get("discovery")),
         *_trust_rows(body.get("trust")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
@@ -52,6 +60,17 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
+
+
+def _discovery_rows(discovery: Json | None) -> list[list[str]]:
+    """Under which name it is announced and where, or why not."""
+    if discovery is None:
+        return []
+    rows = [["", "discovery", discovery["problem"] or DISCOVERY_WORDS[discovery["state"]]]]
+    if discovery["name"] and not discovery["problem"]:
+        rows[0][2] = f"{discovery['name']}, {discovery['host']}"
+        rows += [["", "", address] for address in discovery["addresses"]]
+    return rows
 
 
 def _trust_rows(trust: Json | None) -> list[list[str]]:

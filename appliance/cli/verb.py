@@ -10,14 +10,23 @@ import click
 from appliance.cli.address import find_address
 from appliance.cli.client import Client, Json
 
+BOX = "hearth.box"  # where `hearth --box NAME` leaves the name for the verb, in Context.meta
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def connects(verb: F) -> F:
     """Give a verb `--host` and pass it a `client` for that address."""
 
-    def open_client(_context: click.Context, _option: click.Parameter, host: str | None) -> Client:
-        return Client(find_address(host, os.environ))
+    def open_client(context: click.Context, _option: click.Parameter, host: str | None) -> Client:
+        box = context.meta.get(BOX)
+        if box is None:
+            return Client(find_address(host, os.environ))
+        if host is not None:
+            raise click.UsageError("--box and --host both say where to connect; give one of them")
+        from appliance.cli.find import find_box
+
+        return Client(find_box(box))
 
     return click.option(
         "--host",

@@ -15,6 +15,7 @@ from appliance.http.admin_wire import plan_answer, trust_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
     CHANNELS,
+    DISCOVERY,
     FIELDS,
     GATE,
     LIBRARY,
@@ -26,6 +27,7 @@ from appliance.http.context import (
     version,
 )
 from appliance.http.errors import FieldError, NotYetError
+from appliance.http.neighbours import status_entry as discovery_entry
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
 from appliance.http.streams import unknown_model
@@ -78,6 +80,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "models": [status_entry(model) for model in app[MODELS].loaded()],
             "memory": {"total": memory.total, "available": memory.available},
             "trust": trust,
+            "discovery": discovery_entry(app[DISCOVERY].status()),
             "channels": [channel_entry(each) for each in channels],
             "problems": [
                 *(f"{problem.path}: {problem.reason}" for problem in damaged),

@@ -15,11 +15,13 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
     blobs,
     doctor,
     media,
+    neighbours,
     ollama,
     ollama_models,
     ollama_transfer,
@@ -37,6 +39,7 @@ from appliance.http.context import (
     BUNDLES,
     CHANNELS,
     CHAT,
+    DISCOVERY,
     EXPORTER,
     GATE,
     GUARD,
@@ -77,6 +80,7 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    discovery: Discovery
     state: ServiceState
 
 
@@ -98,8 +102,14 @@ def build_app(parts: Parts) -> web.Application:
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
+    app[DISCOVERY] = parts.discovery
     app[STATE] = parts.state
-    app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
+    app[GUARD] = Guard.of(
+        socket.gethostname(),
+        settings.allowed_hosts,
+        settings.allowed_origins,
+        announced=parts.discovery.own_hosts,
+    )
     app.on_response_prepare.append(add_headers)
     app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
     app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
@@ -114,6 +124,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

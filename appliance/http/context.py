@@ -20,6 +20,7 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.discovery.discovery import Discovery
 from appliance.http.guard import Caller, Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
@@ -67,6 +68,7 @@ BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
+DISCOVERY = web.AppKey("DISCOVERY", Discovery)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 

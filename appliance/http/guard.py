@@ -6,7 +6,7 @@ the only one that sees DNS rebinding on plain HTTP, because browsers send no Sec
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -62,16 +62,23 @@ class Guard:
 
     names: frozenset[str]  # lower case, without port
     origins: frozenset[str]  # lower case, `scheme://host[:port]`
+    # What mDNS says of us, now: host name and addresses, which change with the network.
+    announced: Callable[[], frozenset[str]] = frozenset
 
     @classmethod
     def of(
-        cls, hostname: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
+        cls,
+        hostname: str,
+        allowed_hosts: Iterable[str],
+        allowed_origins: Iterable[str],
+        announced: Callable[[], frozenset[str]] = frozenset,
     ) -> Self:
         """The guard of a machine called `hostname`."""
         own = hostname.lower().rstrip(".")
         label = own.partition(".")[0]
         names = {"localhost", own, label, f"{label}.local", *(h.lower() for h in allowed_hosts)}
-        return cls(frozenset(names - {"", ".local"}), frozenset(o.lower() for o in allowed_origins))
+        origins = frozenset(o.lower() for o in allowed_origins)
+        return cls(frozenset(names - {"", ".local"}), origins, announced)
 
     def admit(self, headers: CIMultiDictProxy[str], peer: object, local: object) -> Caller:
         """The caller of a request with these headers over a connection from `peer` to `local`.
@@ -99,7 +106,7 @@ class Guard:
     def check_host(self, values: Sequence[str], local: Address | None) -> str:
         """The Host header, lower case, if it names this box; `local` is the connection's own end.
 
-        An IP literal passes when it is loopback or `local`, and 0.0.0.0, which some clients send
+        An IP literal passes when it is loopback, `local` or announced, and 0.0.0.0, which some clients send
         as it is when OLLAMA_HOST says so, on a loopback connection; names pass when they are ours.
         """
         if len(values) != 1:
@@ -111,9 +118,15 @@ class Guard:
         if match is not None:
             host = match["six"] or match["name"].rstrip(".")
             literal = _literal(host)
-            if literal is None and match["name"] and host in self.names:
+            if (
+                literal is None
+                and match["name"]
+                and (host in self.names or host in self.announced())
+            ):
                 return text
             if literal is not None and (literal.is_loopback or literal == local):
+                return text
+            if literal is not None and str(literal) in self.announced():
                 return text
             if literal is not None and literal.is_unspecified and local and local.is_loopback:
                 return text
