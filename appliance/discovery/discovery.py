@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING
 from appliance.box import Box
 from appliance.config import Settings
 from appliance.discovery.alive import ask_all
+from appliance.discovery.browse import on_link, questions
 from appliance.discovery.conflicts import Identity, Verdict, is_taken, judge
-from appliance.discovery.heard import Heard, Kind
+from appliance.discovery.heard import Heard
 from appliance.discovery.lans import Lan, lans_of, shown_addresses
-from appliance.discovery.neighbours import BROWSED, Neighbour, Table
+from appliance.discovery.neighbours import Neighbour, Table
 from appliance.discovery.records import Facts, Service, services_of
+from appliance.logs import Fields
 from appliance.network import Network
 
 if TYPE_CHECKING:
@@ -222,21 +224,8 @@ class Discovery:
     async def _open(self, lan: Lan) -> "Link":
         from appliance.discovery.mdns import Link
 
-        networks = [
-            address.network
-            for interface in self._network.interfaces
-            if interface.name == lan.interface
-            for address in interface.addresses
-        ]
-
         def hear(records: list[Heard]) -> None:
-            on_link = [
-                r
-                for r in records
-                if r.kind is not Kind.ADDRESS
-                or any(ip_address(r.address) in network for network in networks)
-            ]
-            self._hear(lan.interface, records, on_link)
+            self._hear(lan.interface, records)
 
         now = time.monotonic()
         self._browses = [now + after_s for after_s in BROWSE_BEGIN_S]
@@ -260,10 +249,8 @@ class Discovery:
         self._services = services
         self._identity = self._identity_of(services)
         await asyncio.gather(*(link.announce(services) for link in links))
-        log.info(
-            "announced name=%s host=%s interfaces=%s",
-            self.box.instance_name, self.box.host_name, ",".join(sorted(self._links)),
-        )  # fmt: skip
+        said = {"name": self.box.instance_name, "host": self.box.host_name}
+        log.info("announced %s", Fields({**said, "interfaces": ",".join(sorted(self._links))}))
         if not self.box.is_announced:
             self.box = self.box.as_announced()
             await asyncio.to_thread(self._save, self.box)
@@ -301,12 +288,9 @@ class Discovery:
             log.warning("names disputed host=%s: kept, whoever else has them", self.box.host_name)
             return
         self._yields.append(now)
-        old = self.box
-        self.box = old.renumbered(old.number + 1)
-        log.warning(
-            "name taken by another box name=%s host=%s: going on as name=%s host=%s",
-            old.instance_name, old.host_name, self.box.instance_name, self.box.host_name,
-        )  # fmt: skip
+        old, self.box = self.box, self.box.renumbered(self.box.number + 1)
+        said = {"name": old.instance_name, "host": old.host_name, "now": self.box.host_name}
+        log.warning("name taken by another box %s", Fields(said))
 
     def _identity_of(self, services: tuple[Service, ...]) -> Identity:
         current = {str(a.ip) for i in self._network.interfaces for a in i.addresses}
@@ -314,14 +298,15 @@ class Discovery:
 
     # -- what is heard -----------------------------------------------------------------------
 
-    def _hear(self, lan: str, records: list[Heard], on_link: list[Heard]) -> None:
+    def _hear(self, lan: str, records: list[Heard]) -> None:
         """Called in the event loop for each packet."""
         if self._identity is not None:
             if self._is_probing:
                 self._is_taken |= is_taken(self._identity, records)
             else:
                 self._note(judge(self._identity, records))
-        if self._table.hear(lan, on_link, time.monotonic()):
+        near = on_link(records, lan, self._network.interfaces)
+        if self._table.hear(lan, near, time.monotonic()):
             self._unchecked.set()
             self._tell()
 
@@ -340,8 +325,7 @@ class Discovery:
             return
         self._browses = [at for at in self._browses if at > now] or [now + BROWSE_S]
         for name, link in self._links.items():
-            missing = list(self._table.incomplete(name))[:CHECKS_AT_ONCE]
-            link.ask([*((type_, Kind.POINTER) for type_ in BROWSED), *missing])
+            link.ask(questions(self._table, name))
 
     async def _check_forever(self) -> None:
         """Ask each new neighbour once whether it is alive."""
@@ -349,13 +333,13 @@ class Discovery:
             await self._unchecked.wait()
             await asyncio.sleep(CHECK_PAUSE_S)  # the rest of what it says comes in other packets
             self._unchecked.clear()
-            new = [row for row in self.neighbours() if row.is_alive is None and _is_reachable(row)]
+            new = [row for row in self.neighbours() if row.is_alive is None and row.is_reachable]
             if len(new) > CHECKS_AT_ONCE:
                 self._unchecked.set()
             await self._check(new[:CHECKS_AT_ONCE])
 
     async def _check(self, rows: Sequence[Neighbour]) -> None:
-        reachable = [row for row in rows if _is_reachable(row)]
+        reachable = [row for row in rows if row.is_reachable]
         for row, is_alive, version in await ask_all(reachable):
             self._table.check(row.key, is_alive, version)
         if reachable:
@@ -378,14 +362,6 @@ class Discovery:
     def _tell(self) -> None:
         for told in self.on_change:
             told()
-
-
-def _is_reachable(row: Neighbour) -> bool:
-    """Whether its first address says where to go; a link-local IPv6 one also needs a zone."""
-    if not row.addresses:
-        return False
-    address = ip_address(row.addresses[0])
-    return address.version == 4 or not address.is_link_local
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -23,9 +23,10 @@ from zeroconf import (
     NotRunningException,
     RecordUpdate,
     RecordUpdateListener,
+    ServiceInfo,
     Zeroconf,
 )
-from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+from zeroconf.asyncio import AsyncZeroconf
 
 from appliance.discovery.heard import Heard, Kind
 from appliance.discovery.lans import Lan
@@ -63,13 +64,14 @@ class Link(RecordUpdateListener):
         self.lan = lan
         self._zeroconf = zeroconf
         self._hear = hear
-        self._infos: list[AsyncServiceInfo] = []
+        self._infos: list[ServiceInfo] = []
         self._broadcasts: set[asyncio.Future[Any]] = set()
         self._cached_bytes = 0
 
     @classmethod
     async def open(cls, lan: Lan, hear: Hear, *, is_one_shot: bool = False) -> Self:
-        """Open the sockets and listen. Raises OSError when port 5353 or an address is not to be had.
+        """Open the sockets and listen. Raises FAILURES when port 5353 or an address is not to be
+        had.
 
         A one-shot link asks from a port of its own and hears only the answers.
         """
@@ -162,8 +164,8 @@ class Link(RecordUpdateListener):
         for broadcast in self._broadcasts:
             broadcast.cancel()
 
-    def _info(self, service: Service) -> AsyncServiceInfo:
-        return AsyncServiceInfo(
+    def _info(self, service: Service) -> ServiceInfo:
+        return ServiceInfo(
             service.type,
             service.name,
             port=service.port,

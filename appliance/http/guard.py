@@ -106,8 +106,9 @@ class Guard:
     def check_host(self, values: Sequence[str], local: Address | None) -> str:
         """The Host header, lower case, if it names this box; `local` is the connection's own end.
 
-        An IP literal passes when it is loopback, `local` or announced, and 0.0.0.0, which some clients send
-        as it is when OLLAMA_HOST says so, on a loopback connection; names pass when they are ours.
+        An IP literal passes when it is loopback, `local` or announced, and 0.0.0.0, which some
+        clients send as it is when OLLAMA_HOST says so, on a loopback connection; names pass when
+        they are ours.
         """
         if len(values) != 1:
             raise BadRequestError(
@@ -118,11 +119,7 @@ class Guard:
         if match is not None:
             host = match["six"] or match["name"].rstrip(".")
             literal = _literal(host)
-            if (
-                literal is None
-                and match["name"]
-                and (host in self.names or host in self.announced())
-            ):
+            if literal is None and match["name"] and host in self.names | self.announced():
                 return text
             if literal is not None and (literal.is_loopback or literal == local):
                 return text

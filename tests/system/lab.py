@@ -126,11 +126,9 @@ class Switch:
         return port
 
     def join(self, other):
-        """A cable between two switches; the name of the port to take down again."""
-        port = self.port(other.ns, f"u{next(other._ports)}")
-        peers = json.loads(run("ip", "-n", other.ns, "-j", "link", "show", "type", "veth"))
-        peer = max(peers, key=lambda link: link["ifindex"])["ifname"]
-        run("ip", "-n", other.ns, "link", "set", peer, "master", "br0", "up")
+        """A cable between two switches, once; the name of the port to take down again."""
+        port = self.port(other.ns, "uplink")
+        run("ip", "-n", other.ns, "link", "set", "uplink", "master", "br0", "up")
         return port
 
 
@@ -200,7 +198,7 @@ class Host:
             f" avahi-daemon --no-drop-root --no-chroot --no-rlimits -f {avahi_conf}"
         )
         command = ["ip", "netns", "exec", self.ns, "bash", "-c", script]
-        daemon = self.lab.start(command, log, self._bus_environ())
+        daemon = self.lab.start(command, log, self.bus_environ())
         wait_for(lambda: "Server startup complete" in log.read_text(errors="replace"), LIMIT_S)
         return daemon
 
@@ -208,7 +206,7 @@ class Host:
         """Run one of avahi's tools; its output. None if it found nothing in five seconds."""
         full = ["ip", "netns", "exec", self.ns, "timeout", "5", *command]
         done = subprocess.run(
-            full, capture_output=True, text=True, env=self._bus_environ(), timeout=LIMIT_S
+            full, capture_output=True, text=True, env=self.bus_environ(), timeout=LIMIT_S
         )
         return done.stdout if done.returncode == 0 and done.stdout else None
 
@@ -221,7 +219,7 @@ class Host:
         """A running avahi-browse."""
         return Browse(self, type_)
 
-    def _bus_environ(self):
+    def bus_environ(self):
         return os.environ | {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self._bus}"}
 
 
@@ -282,7 +280,7 @@ class Browse:
         command = ["ip", "netns", "exec", host.ns, "stdbuf", "-oL", "avahi-browse", "-rp", type_]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=host._bus_environ(),
+            env=host.bus_environ(),
         )  # fmt: skip
         self.events = []
         self._reader = threading.Thread(target=self._read, daemon=True)
