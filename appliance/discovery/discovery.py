@@ -38,6 +38,8 @@ RETRY_S = 60.0  # while port 5353 is closed to us
 BROWSE_S = 600.0
 BROWSE_BEGIN_S = (0.0, 1.0, 3.0)  # after a link came up
 REPEAT_GAP_S = 1.0  # between defences of our names (RFC 6762, 6: a record once a second)
+AGAIN_S = 1.1  # after an announcement: caches drop others' records of our names that are 1 s old
+MAX_REPEATS = 3
 MAX_YIELDS, YIELD_WINDOW_S = 10, 600.0  # who forges conflicts gets no more than that
 CHECK_PAUSE_S = 0.5
 CHECKS_AT_ONCE = 16
@@ -86,7 +88,8 @@ class Discovery:
         self._word = Word.OFF
         self._problem = ""
         self._wake = asyncio.Event()
-        self._wishes: set[Verdict] = set()
+        self._must_yield = False
+        self._repeats: list[float] = []  # when to say again what is announced
         self._repeated_at = 0.0
         self._yields: deque[float] = deque(maxlen=MAX_YIELDS)
         self._browses: list[float] = []
@@ -173,16 +176,16 @@ class Discovery:
     async def _turn(self) -> None:
         """Have the links agree with the network, our names with the links, and ask around."""
         before = self.status()
-        wishes, self._wishes = self._wishes, set()
-        if Verdict.YIELD in wishes:
-            self._yield()
+        if self._must_yield:
+            self._must_yield = False
+            await self._yield()
         new = await self._follow_lans()
         services = services_of(self.box, self._port, self._facts())
         try:
             if services != self._services or new:
                 await self._announce(services, new)
-            elif Verdict.ANNOUNCE in wishes:
-                await self._defend()
+            elif any(at <= time.monotonic() for at in self._repeats):
+                await self._repeat()
         except _failures() as error:
             self._services = ()  # to be tried as a whole
             self._set_blocked(error)
@@ -249,6 +252,8 @@ class Discovery:
         self._services = services
         self._identity = self._identity_of(services)
         await asyncio.gather(*(link.announce(services) for link in links))
+        self._repeated_at = time.monotonic()
+        self._repeats = [self._repeated_at + AGAIN_S]
         said = {"name": self.box.instance_name, "host": self.box.host_name}
         log.info("announced %s", Fields({**said, "interfaces": ",".join(sorted(self._links))}))
         if not self.box.is_announced:
@@ -273,21 +278,28 @@ class Discovery:
                     break
             finally:
                 self._is_probing = False
-            self.box = self.box.renumbered(self.box.number + 1)
+            self._renumber()
             services = services_of(self.box, self._port, self._facts())
         return services
 
-    async def _defend(self) -> None:
-        self._repeated_at = time.monotonic()
+    async def _repeat(self) -> None:
+        self._repeated_at = now = time.monotonic()
+        self._repeats = [at for at in self._repeats if at > now]
         await asyncio.gather(*(link.repeat() for link in self._links.values()))
 
-    def _yield(self) -> None:
+    async def _yield(self) -> None:
         """Take the next number, unless somebody makes us do it again and again."""
         now = time.monotonic()
         if len(self._yields) == MAX_YIELDS and now - self._yields[0] < YIELD_WINDOW_S:
             log.warning("names disputed host=%s: kept, whoever else has them", self.box.host_name)
             return
         self._yields.append(now)
+        self._renumber()
+        self._identity = None
+        links, self._links = list(self._links.values()), {}
+        await asyncio.gather(*(link.leave() for link in links))
+
+    def _renumber(self) -> None:
         old, self.box = self.box, self.box.renumbered(self.box.number + 1)
         said = {"name": old.instance_name, "host": old.host_name, "now": self.box.host_name}
         log.warning("name taken by another box %s", Fields(said))
@@ -313,11 +325,12 @@ class Discovery:
     def _note(self, verdict: Verdict) -> None:
         if verdict is Verdict.NOTHING:
             return
-        self._wishes.add(verdict)
-        wait_s = 0.0
-        if verdict is Verdict.ANNOUNCE:
-            wait_s = max(0.0, self._repeated_at + REPEAT_GAP_S - time.monotonic())
-        asyncio.get_running_loop().call_later(wait_s, self._wake.set)
+        if verdict is Verdict.YIELD:
+            self._must_yield = True
+        elif len(self._repeats) < MAX_REPEATS:
+            at = max(time.monotonic(), self._repeated_at + REPEAT_GAP_S)
+            self._repeats += [at, at + AGAIN_S]
+        self._wake.set()
 
     def _browse(self, now: float) -> None:
         """Ask for neighbours when it is time."""
@@ -350,7 +363,8 @@ class Discovery:
     def _pause_s(self) -> float:
         if self._word is Word.BLOCKED:
             return RETRY_S
-        return max(0.0, min(self._browses, default=time.monotonic() + BROWSE_S) - time.monotonic())
+        now = time.monotonic()
+        return max(0.0, min([*self._browses, *self._repeats, now + BROWSE_S]) - now)
 
     def _set_blocked(self, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(error)

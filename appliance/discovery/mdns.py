@@ -41,7 +41,7 @@ PROBE_RANDOM_S = 0.1
 CACHE_BYTES = 512 * 1024  # of records that others said, before all of it is forgotten
 _RECORD_BYTES = 400  # a cached record beside its text, about
 
-_QUERY = 0x0000
+_QUERY, _RESPONSE = 0x0000, 0x8400
 _ANY, _IN, _UNIQUE = 255, 1, 0x8000  # RFC 6762: the top bit asks for an answer to us alone
 _A, _AAAA = 1, 28
 _IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29  # linux/in.h, linux/in6.h
@@ -100,8 +100,7 @@ class Link(RecordUpdateListener):
     async def announce(self, services: Iterable[Service]) -> None:
         """Say that these are ours, at once and twice more within half a second. No probing.
 
-        What was announced before is dropped without a goodbye: it would take the name from the box
-        that we yield it to. Raises zeroconf's errors for names that cannot be announced.
+        What was announced before is dropped without a goodbye.
         """
         self._stop_broadcasts()
         self._zeroconf.zeroconf.registry.async_remove(self._infos)
@@ -126,6 +125,19 @@ class Link(RecordUpdateListener):
                 packet.add_question(DNSQuestion(name, Kind.TEXT.value, _IN))
         if packet.questions:
             self._zeroconf.zeroconf.async_send(packet)
+
+    async def leave(self) -> None:
+        """Close, leaving the names to another box: only our addresses are taken back from the host
+        name, because a goodbye for the services would be one for that box's too.
+
+        The sockets go with it, for python-zeroconf may have answers under the old names queued.
+        """
+        packet = DNSOutgoing(_RESPONSE)
+        for info in self._infos[:1]:
+            for record in info.dns_addresses(override_ttl=0):
+                packet.add_answer_at_time(record, 0)
+            self._zeroconf.zeroconf.async_send(packet)
+        await self.close(with_goodbye=False)
 
     async def close(self, *, with_goodbye: bool) -> None:
         """Close the sockets. With a goodbye, which takes 0.3 s, lists elsewhere forget us."""

@@ -66,10 +66,14 @@ class _Entry:
     kind: str
     expires_at: float
     seen_at: float
-    host: str = ""
+    host: str = ""  # without a final dot
     port: int = 0
     text: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, float] = field(default_factory=dict)  # address -> expires_at
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.host.lower(), self.port
 
 
 class Table:
@@ -103,12 +107,12 @@ class Table:
         self._entries = {key: e for key, e in self._entries.items() if e.expires_at > now}
         for entry in self._entries.values():
             entry.addresses = {a: at for a, at in entry.addresses.items() if at > now}
-        hosts = {(entry.host.lower(), entry.port) for entry in self._entries.values()}
+        hosts = {entry.key for entry in self._entries.values()}
         self._checked = {key: told for key, told in self._checked.items() if key in hosts}
 
     def check(self, key: tuple[str, int], is_alive: bool, version: str) -> None:
         """Keep what a live check found."""
-        if any((e.host.lower(), e.port) == key for e in self._entries.values()):
+        if any(entry.key == key for entry in self._entries.values()):
             self._checked[key] = is_alive, version
 
     def incomplete(self, lan: str) -> Iterator[tuple[str, Kind]]:
@@ -117,7 +121,7 @@ class Table:
             if entry.lan == lan and not entry.host:
                 yield f"{entry.instance}.{_type_of(entry.kind)}", Kind.SERVICE
             elif entry.lan == lan and not entry.addresses:
-                yield entry.host, Kind.ADDRESS
+                yield f"{entry.host}.", Kind.ADDRESS
 
     def neighbours(self, clock_s: float = 0.0) -> list[Neighbour]:
         """Everything that can be connected to, one row for each host and port, by name.
@@ -136,12 +140,12 @@ class Table:
 
     def _row(self, entry: _Entry, clock_s: float) -> Neighbour:
         text = entry.text
-        is_alive, version = self._checked.get((entry.host.lower(), entry.port), (None, ""))
+        is_alive, version = self._checked.get(entry.key, (None, ""))
         caps = [clean(part, 24) for part in text.get("caps", "").split(",")[:MAX_CAPS]]
         return Neighbour(
             name=clean(entry.instance, 63) or "?",
             kind=entry.kind,
-            host=clean(entry.host.rstrip("."), 253),
+            host=entry.host,
             port=entry.port,
             addresses=_sorted_addresses(entry.addresses),
             seen_at=entry.seen_at + clock_s,
@@ -171,14 +175,15 @@ class Table:
         entry.seen_at = now
         entry.expires_at = max(entry.expires_at, now + min(record.ttl_s, MAX_TTL_S))
         if record.kind is Kind.SERVICE:
-            if (record.target.lower(), record.port) != (entry.host.lower(), entry.port):
+            before = entry.key
+            entry.host, entry.port = clean(record.target.rstrip("."), 253), record.port
+            if entry.key != before:
                 entry.addresses.clear()
-            entry.host, entry.port = record.target, record.port
         elif record.kind is Kind.TEXT:
             entry.text = parse_text(record.text)
 
     def _hear_address(self, lan: str, record: Heard, now: float) -> None:
-        host = record.name.lower()
+        host = record.name.rstrip(".").lower()
         for entry in self._entries.values():
             if entry.lan != lan or entry.host.lower() != host:
                 continue
@@ -194,7 +199,7 @@ class Table:
         silent = [
             (entry.seen_at, key)
             for key, entry in self._entries.items()
-            if not self._checked.get((entry.host.lower(), entry.port), (False, ""))[0]
+            if not self._checked.get(entry.key, (False, ""))[0]
         ]
         if not silent:
             return False
