@@ -1,7 +1,9 @@
 """Boxes on a network of their own, seen by avahi on another host."""
 
 import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -321,3 +323,73 @@ def test_the_lab_leaves_nothing_behind(tmp_path):
         built.host("one", built.switch(), f"{A}/24")
         assert built.prefix in run("ip", "netns")
     assert built.prefix not in run("ip", "netns")
+
+
+# -- somebody on the link lies ---------------------------------------------------------------
+
+
+def attack(host, *what):
+    script = Path(__file__).parents[1] / "fakes" / "mdns_attacker.py"
+    host.exec(sys.executable, str(script), *what)
+
+
+@pytest.fixture
+def attacker(lab, switch):
+    return lab.host("attacker", switch, "10.99.0.66/24")
+
+
+def test_a_flood_of_announcements_does_not_grow_memory(lab, switch, attacker):
+    one, two = host_of(lab, switch, "one", A), host_of(lab, switch, "two", B)
+    box = one.start_box(name="Kitchen")
+    two.start_box(name="Cellar")
+    _neighbour(box, "Cellar")
+    attack(attacker, "10.99.0.66", "flood", "2000")
+    before = _resident_mib(box)
+    attack(attacker, "10.99.0.66", "flood", "8000")
+    assert _resident_mib(box) < before + 4
+    rows = box.get("/hearth/v1/neighbours")[1]["neighbours"]
+    assert len(rows) <= 128
+    assert "Cellar" in {row["name"] for row in rows}
+    assert box.get("/api/version")[0] == 200
+
+
+def test_a_hostile_neighbour_is_plain_text_and_leads_nowhere_else(lab, switch, attacker):
+    one = host_of(lab, switch, "one", A)
+    box = one.start_box(name="Kitchen")
+    box.wait_said("announced")
+    attack(attacker, "10.99.0.66", "neighbour", "<script>alert(1)</script>")
+    found = _neighbour(box, "<script>alert(1)</script>")
+    assert found["addresses"] == ["10.99.0.66"]  # not the one that is far away
+    assert found["version"] == "[31m1"
+    assert found["is_alive"] is False
+    code, out, _ = one.hearth("discover")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+def test_a_forged_goodbye_is_answered(lab, switch, watcher, attacker):
+    box = host_of(lab, switch, "one", A).start_box(name="Kitchen")
+    box.wait_said("announced")
+    with watcher.browse() as browse:
+        browse.wait("=", "Kitchen", A)
+    attack(attacker, "10.99.0.66", "goodbye", box.host_name, A)
+    time.sleep(1.5)  # what is taken back is forgotten after a second (RFC 6762, 10.1)
+    assert watcher.resolve(box.host_name) == A
+
+
+def test_forged_conflicts_do_not_wear_the_disk_or_the_name_for_ever(lab, switch, attacker):
+    box = host_of(lab, switch, "one", A, HIGH).start_box(name="Kitchen")
+    box.wait_said("announced")
+    for number in range(1, 14):
+        name = "Kitchen" if number == 1 else f"Kitchen ({number})"
+        attack(attacker, "10.99.0.66", "claim", name, "hearth-000000.local", "3")
+        wait_for(lambda n=number: box.identity["number"] > min(n, 10))
+    assert box.identity["number"] <= 12
+    assert "names disputed" in box.log.read_text()
+    assert box.get("/api/version")[0] == 200
+
+
+def _resident_mib(box):
+    status = Path(f"/proc/{box.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
