@@ -40,17 +40,23 @@ def lans_of(
     for interface in usable:
         near = [a for other in usable if _share_link(interface, other) for a in other.addresses]
         served = sorted({a for a in near if _is_served(a, bound)}, key=_order)
-        if served:
-            told = tuple(str(a.ip) for a in served)
-            found.append(Lan(interface.name, told, _senders(interface)))
+        # A link-local address is of use only with a zone, which a browser cannot be told.
+        told = [a for a in served if not a.is_link_local] or served
+        if told:
+            texts = tuple(str(a.ip) for a in told)
+            found.append(Lan(interface.name, texts, _senders(interface)))
     return tuple(found)
 
 
 def shown_addresses(lans: Iterable[Lan]) -> list[str]:
-    """All announced addresses as people should see them: IPv4 first, link-local only if need be."""
-    addresses = list(dict.fromkeys(address for lan in lans for address in lan.addresses))
-    good = [address for address in addresses if not ip_address(address).is_link_local]
-    return sorted(good or addresses, key=lambda address: ip_address(address).version)
+    """All announced addresses as people should see them: IPv4 first, link-local ones last."""
+    addresses = dict.fromkeys(address for lan in lans for address in lan.addresses)
+
+    def order(address: str) -> tuple[bool, int]:
+        parsed = ip_address(address)
+        return parsed.is_link_local, parsed.version
+
+    return sorted(addresses, key=order)
 
 
 def _is_lan(interface: Interface, listed: Sequence[str]) -> bool:

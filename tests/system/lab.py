@@ -215,6 +215,12 @@ class Host:
         found = self.avahi("avahi-resolve", f"-{version}", "-n", name)
         return found.split()[1] if found else None
 
+    def listed(self, type_="_hearth._tcp"):
+        """{instance: address} of all that avahi finds and resolves now."""
+        lines = (self.avahi("avahi-browse", "-rtp", type_) or "").splitlines()
+        fields = [line.split(";") for line in lines if line.startswith("=")]
+        return {_plain(each[3]): each[7] for each in fields}
+
     def browse(self, type_="_hearth._tcp"):
         """A running avahi-browse."""
         return Browse(self, type_)
