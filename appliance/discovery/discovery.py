@@ -92,6 +92,7 @@ class Discovery:
         self._repeats: list[float] = []  # when to say again what is announced
         self._repeated_at = 0.0
         self._yields: deque[float] = deque(maxlen=MAX_YIELDS)
+        self._keeps_until = 0.0  # no yielding before
         self._browses: list[float] = []
         self._unchecked = asyncio.Event()
         self._checked_at = 0.0
@@ -292,6 +293,7 @@ class Discovery:
         now = time.monotonic()
         if len(self._yields) == MAX_YIELDS and now - self._yields[0] < YIELD_WINDOW_S:
             log.warning("names disputed host=%s: kept, whoever else has them", self.box.host_name)
+            self._keeps_until = now + YIELD_WINDOW_S
             return
         self._yields.append(now)
         self._renumber()
@@ -326,10 +328,12 @@ class Discovery:
         if verdict is Verdict.NOTHING:
             return
         if verdict is Verdict.YIELD:
-            self._must_yield = True
+            self._must_yield = time.monotonic() >= self._keeps_until
         elif len(self._repeats) < MAX_REPEATS:
             at = max(time.monotonic(), self._repeated_at + REPEAT_GAP_S)
             self._repeats += [at, at + AGAIN_S]
+        else:
+            return
         self._wake.set()
 
     def _browse(self, now: float) -> None:
@@ -361,10 +365,9 @@ class Discovery:
     # -- small things ------------------------------------------------------------------------
 
     def _pause_s(self) -> float:
-        if self._word is Word.BLOCKED:
-            return RETRY_S
         now = time.monotonic()
-        return max(0.0, min([*self._browses, *self._repeats, now + BROWSE_S]) - now)
+        last = now + (RETRY_S if self._word is Word.BLOCKED else BROWSE_S)
+        return max(0.0, min([*self._browses, *self._repeats, last]) - now)
 
     def _set_blocked(self, error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(error)
