@@ -191,6 +191,9 @@ SETTINGS: tuple[Setting, ...] = (
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
     Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
     Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
+    Setting("access_lan", "open", _choice("open", "keys", "off"),
+            "who on the network may use models: open lets guests chat and list, keys wants a key of"
+            " everybody, off answers nobody but the box itself"),
     Setting("name", "", _name, "what people call this box; empty: Hearth and a part of its id"),
     Setting("discovery", "on", _choice("on", "off"),
             "announce on the local network and look for others, if the service listens there"),
@@ -262,6 +265,7 @@ class Settings:
     model_engines: Mapping[str, str]  # model name as written -> engine
     name: str
     discovery: str
+    access_lan: str
     discovery_interfaces: tuple[str, ...]  # patterns of interface names
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
@@ -348,7 +352,7 @@ def load_settings(
             raise ConfigError(f"unknown setting {name!r}", hint="see `hearth config`")
         texts[name] = (text, f"flag --{name.replace('_', '-')}")
     values = {name: _parse(_BY_NAME[name], *texts[name]) for name in texts}
-    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG"}
+    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG", "HEARTH_KEY"}
     strangers = sorted(k for k in environ if k.startswith("HEARTH_") and k not in known)
     return Settings(
         **values,

@@ -15,6 +15,7 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.access.access import Access
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
@@ -22,6 +23,7 @@ from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.db import Database
 from appliance.discovery.discovery import Discovery
 from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
@@ -64,15 +66,17 @@ async def _serve(settings: Settings) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
+    access = Access(settings, Database(settings.state))
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
+    await access.open()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     network = Network()
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
-    discovery = Discovery(settings, box, network, lambda: Facts(version()))
+    discovery = Discovery(settings, box, network, lambda: _facts(access))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
@@ -89,10 +93,13 @@ async def _serve(settings: Settings) -> None:
             bundles=bundles,
             channels=channels,
             discovery=discovery,
+            access=access,
+            box=box,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(access.close)  # last: notes of the last requests are kept
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -108,6 +115,7 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address, bound = await _listen(runner, settings)
         stack.push_async_callback(discovery.close)
+        state.port = runner.addresses[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
@@ -116,6 +124,7 @@ async def _serve(settings: Settings) -> None:
             polling = background.create_task(channels.poll_forever())
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
+            admitting = background.create_task(access.run_forever())
             await stop.wait()
             discovering.cancel()
             following.cancel()
@@ -128,8 +137,15 @@ async def _serve(settings: Settings) -> None:
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+            admitting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
+
+
+def _facts(access: Access) -> Facts:
+    """What strangers on the network are told of the box."""
+    state = "owned" if access.is_claimed else "new"
+    return Facts(version(), auth="open" if access.lan == "open" else "keys", state=state)
 
 
 def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:

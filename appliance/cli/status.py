@@ -44,6 +44,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
             "memory",
             f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
         ],
+        *_access_rows(body.get("access")),
         *_discovery_rows(body.get("discovery")),
         *_trust_rows(body.get("trust")),
     ]
@@ -60,6 +61,15 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
+
+
+def _access_rows(access: Json | None) -> list[list[str]]:
+    """Whether the box has an owner, and what the network may do."""
+    if access is None:
+        return []
+    owner = "owned" if access["claimed"] else "no owner yet (`hearth pair`)"
+    lan = {"open": "guests may chat", "keys": "keys only", "off": "closed"}
+    return [["", "access", f"{owner}; network: {lan.get(access['lan'], access['lan'])}"]]
 
 
 def _discovery_rows(discovery: Json | None) -> list[list[str]]:

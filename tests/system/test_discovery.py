@@ -324,6 +324,24 @@ def test_the_lab_leaves_nothing_behind(tmp_path):
     assert built.prefix not in run("ip", "netns")
 
 
+def test_an_owner_is_told_at_once(lab, switch, watcher):
+    host = host_of(lab, switch, "one", A)
+    box = host.start_box(name="Kitchen")
+    box.wait_said("announced")
+
+    def says(text):
+        found = watcher.avahi("avahi-browse", "-rtp", "_hearth._tcp") or ""
+        return f'"{text}"' in found
+
+    wait_for(lambda: says("st=new"))
+    code, _, err = host.hearth("keys", "create", "owner", "--scope", "admin")
+    assert code == 0, err
+    wait_for(lambda: says("st=owned"))
+    status, body = box.get("/hearth/v1/pair")
+    assert status == 200
+    assert body["urls"] == [f"http://{A}:{PORT}", f"http://{box.host_name}:{PORT}"]
+
+
 # -- somebody on the link lies ---------------------------------------------------------------
 
 
