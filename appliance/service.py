@@ -14,6 +14,7 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
@@ -22,7 +23,7 @@ from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
-from appliance.http.context import ServiceState, version
+from appliance.http.context import LIVE, ServiceState, version
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
@@ -69,6 +70,7 @@ async def _serve(settings: Settings) -> None:
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
+    box = await asyncio.to_thread(Box.open, settings.state)
     app = build_app(
         Parts(
             settings=settings,
@@ -80,6 +82,7 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
+            box=box,
             state=state,
         )
     )
@@ -104,9 +107,12 @@ async def _serve(settings: Settings) -> None:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            telling = background.create_task(app[LIVE].run_forever())
             await stop.wait()
             caring.cancel()
             polling.cancel()
+            telling.cancel()
+            app[LIVE].close()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest

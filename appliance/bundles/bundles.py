@@ -30,7 +30,7 @@ from appliance.library.names import ModelName
 from appliance.models.manager import Models
 from appliance.threads import to_end
 from appliance.transfer.content import Content
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
 from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
@@ -65,7 +65,7 @@ class Bundles:
         self._transfers = transfers
         self._repositories = repositories
         self._states = States(settings.state / FOLDER)
-        self._jobs = SharedJobs()
+        self.jobs = SharedJobs()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
         self._activator = Activator(self._states, library)
         self._installer = Installer(
@@ -132,6 +132,7 @@ class Bundles:
         variant: str = "",
         retry: bool = False,
         version: str = "",
+        is_kept: bool = False,
     ) -> AsyncGenerator[Progress, None]:
         """Make the release that is signed for `name` the active one; the lines of Ollama's pull.
 
@@ -139,8 +140,9 @@ class Bundles:
         `version`: this release of the model, in place of the one that the name's own tag means.
         `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
         RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
-        is. Leaving cancels it unless others follow it; what came is kept. Who asks for the same
-        follows the same work; who asks for another thing under the name waits for its turn.
+        is. Leaving cancels it unless others follow it or it `is_kept`; what came stays. Who asks
+        for the same follows the same work; who asks for another thing under the name waits for
+        its turn.
         """
         full = name.full.lower()
         turn = self._turns.setdefault(full, asyncio.Lock())
@@ -151,7 +153,8 @@ class Bundles:
 
         places = [str(content) for content in origin.contents] if origin else None
         key = f"{full} {version} {variant} {retry} {places}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("install", name.short)
+        async with aclosing(self.jobs.follow(key, work, title, is_kept=is_kept)) as lines:
             async for line in lines:
                 yield line
 
@@ -213,7 +216,7 @@ class Bundles:
 
     async def close(self) -> None:
         """End what runs, before models and transfers end. Downloads are kept for the next time."""
-        await self._jobs.close()
+        await self.jobs.close()
 
     # -- one install ------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Text:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 0  # decoded for it
 
 
 @dataclass(frozen=True, slots=True)

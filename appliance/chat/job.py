@@ -216,15 +216,17 @@ class _Run:
     def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
         """What of these steps may be shown; counts their tokens."""
         text, logprobs = "", []
+        tokens = 0
         for step in steps:
             if assembler.stopped_by is not None:
                 break  # decoded before the engine heard of the stop string
             self.output += step.token_ids
+            tokens += len(step.token_ids)
             text += assembler.feed(step.data)
             if step.finish is not None:
                 text += assembler.finish()
             logprobs += step.logprobs
-        return Text(text, tuple(logprobs))
+        return Text(text, tuple(logprobs), tokens)
 
     def _held_steps(self) -> int:
         """Engines with many slots send many tokens per frame anyway. A stop string is seen only

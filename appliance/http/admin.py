@@ -36,11 +36,6 @@ from appliance.library.names import ModelName
 OLLAMA_API_LEVEL = "0.12.11"
 
 
-async def root(_request: web.Request) -> web.StreamResponse:
-    """GET, HEAD /: the heartbeat of Ollama's clients."""
-    return web.Response(text="Ollama is running")
-
-
 async def api_version(_request: web.Request) -> web.StreamResponse:
     """GET /api/version (Ollama API): the level of Ollama's API, and beside it our own release."""
     return json_response({"version": OLLAMA_API_LEVEL, "hearth": version()})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -19,11 +20,13 @@ from appliance.http import (
     admin,
     blobs,
     doctor,
+    live,
     media,
     ollama,
     ollama_models,
     ollama_transfer,
     openai,
+    page,
     registry,
     scrub,
 )
@@ -34,6 +37,7 @@ from appliance.http import (
     channels as channel_routes,
 )
 from appliance.http.context import (
+    BOX,
     BUNDLES,
     CHANNELS,
     CHAT,
@@ -42,6 +46,8 @@ from appliance.http.context import (
     GUARD,
     IMPORTER,
     LIBRARY,
+    LIVE,
+    METER,
     MODELS,
     REPOSITORIES,
     SETTINGS,
@@ -50,6 +56,8 @@ from appliance.http.context import (
     ServiceState,
 )
 from appliance.http.guard import Guard
+from appliance.http.live_wire import open_live
+from appliance.http.meter import TokenMeter
 from appliance.http.middleware import add_headers, drain, guard, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
@@ -77,6 +85,7 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    box: Box
     state: ServiceState
 
 
@@ -99,6 +108,9 @@ def build_app(parts: Parts) -> web.Application:
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[STATE] = parts.state
+    app[BOX] = parts.box
+    app[METER] = TokenMeter()
+    app[LIVE] = open_live(app)
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
     app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
@@ -108,7 +120,11 @@ def build_app(parts: Parts) -> web.Application:
 
 def _own_routes() -> list[web.RouteDef]:
     return [
-        web.get("/", admin.root),
+        web.get("/", page.root),
+        web.get("/static/{version}/{name}", page.static_file),
+        web.get("/hearth/v1/qr.svg", page.qr),
+        web.get("/hearth/v1/live", live.live),
+        web.post("/hearth/v1/transfers/cancel", ollama_transfer.cancel),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/status", admin.status),

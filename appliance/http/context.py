@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -21,6 +22,8 @@ from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.http.guard import Caller, Guard
+from appliance.http.live_room import Live
+from appliance.http.meter import TokenMeter
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
@@ -69,6 +72,9 @@ EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
+BOX = web.AppKey("BOX", Box)
+METER = web.AppKey("METER", TokenMeter)
+LIVE = web.AppKey("LIVE", Live)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

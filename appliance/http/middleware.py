@@ -20,6 +20,7 @@ QUEUE_HEADER = "X-Hearth-Queue-Position"  # requests that had their turn before 
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
 # Answered also while the service stops, so that probes and people can see what it does.
 _ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
+PAGE_FILES = "/static/"
 _API = ("/api/", "/v1/", "/v2/", "/hearth/")
 _PREFLIGHT_S = 600
 # Ollama's list (server/routes.go); the x-stainless headers are those of OpenAI's packages.
@@ -82,7 +83,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     """While the service stops, send new work away; what runs may finish."""
-    if request.app[STATE].draining and request.path not in _ALWAYS:
+    is_page = request.path.startswith(PAGE_FILES)
+    if request.app[STATE].draining and request.path not in _ALWAYS and not is_page:
         wait_s = max(1, round(request.app[SETTINGS].drain_timeout_s))
         raise OverloadedError("the service is stopping, please try again", retry_after_s=wait_s)
     return await handler(request)
@@ -109,7 +111,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     if caller is not None and caller.origin is not OriginKind.NONE:
         response.headers["Access-Control-Allow-Origin"] = caller.origin_text
         response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
-        response.headers["Vary"] = "Origin"
+        own = response.headers.get("Vary")
+        response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
 
 
 def _answer(request: web.Request, error: Exception) -> web.Response:

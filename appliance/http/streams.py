@@ -17,7 +17,7 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
-from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, SETTINGS
+from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METER, SETTINGS
 from appliance.http.errors import Dialect, problem_of
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
@@ -68,6 +68,8 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
         async with aclosing(request.app[CHAT].run(job)) as events:
             async for event in events:
                 note_event(fields, event, time.monotonic() - came)
+                if isinstance(event, Text):
+                    request.app[METER].add(event.tokens, time.monotonic())
                 yield event
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(job.model) from error

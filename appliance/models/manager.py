@@ -44,6 +44,17 @@ class LoadedModel:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many requests a model has, also while it is being loaded."""
+
+    name: ModelName
+    running: int
+    waiting: int
+    slots: int
+    is_loaded: bool
+
+
 class Models:
     """All residents. Start `expire_forever` as a task; call `close` at the end.
 
@@ -64,6 +75,7 @@ class Models:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.on_format_error: Callable[[StoredModel], None] = lambda _: None
+        self.on_change: Callable[[], None] = lambda: None  # a queue moved, a worker came or went
 
     @property
     def is_generating(self) -> bool:
@@ -109,6 +121,7 @@ class Models:
                 raise
 
         seconds = self._settings.keep_alive if keep_alive is None else keep_alive
+        self.on_change()
         try:
             async with resident.lease(spec, stored, caller, load) as lease:
                 resident.keep_alive_s = seconds
@@ -116,11 +129,13 @@ class Models:
                     yield lease
         finally:
             self._changed.set()
+            self.on_change()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
         self._generating += 1
         self._quiet.clear()
+        self.on_change()
         try:
             yield
         finally:
@@ -137,6 +152,14 @@ class Models:
         ]
         far = datetime.max.replace(tzinfo=UTC)
         return sorted(found, key=lambda m: m.expires_at or far, reverse=True)
+
+    def demand(self) -> list[Demand]:
+        """The models that somebody runs or waits for."""
+        return [
+            Demand(r.name, queue.running, queue.waiting, queue.slots, r.client is not None)
+            for r in self._residents.values()
+            if (queue := r.queue).running or queue.waiting
+        ]
 
     async def plan(self, stored: StoredModel, options: Mapping[str, Any]) -> Plan:
         """What a lease would do now, and why; nothing is loaded. Raises as `header` does."""
@@ -278,6 +301,7 @@ class Models:
                 log.info("unloading model=%s why=%r", resident.name.short, why)
                 clients.add(client)
         self._leaving |= clients
+        self.on_change()
         try:
             await asyncio.gather(*(client.close() for client in clients))
         finally:

@@ -20,7 +20,7 @@ from appliance.library.scrub import Damage
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.pace import Activity, Pace
 from appliance.transfer.patience import Patience
 from appliance.transfer.progress import Progress, Tell
@@ -56,18 +56,18 @@ class Transfers:
         self.repairs = Repairs(library, self.gatherer)
         self.repairs.add_finder(self._repairers)
         self._pace = Pace.of(settings, activity, time.monotonic)
-        self._jobs = SharedJobs()
+        self.jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
     async def pull(
-        self, reference: Reference, *, confirmed: bool = False
+        self, reference: Reference, *, confirmed: bool = False, is_kept: bool = False
     ) -> AsyncGenerator[Progress, None]:
         """Install a model, or update it; the lines of Ollama's /api/pull.
 
         Raises PolicyRefusedError (before anything is asked, where the registry is not listed or
         a person has to confirm), RegistryError, DiskFullError and LibraryError, and ModelNameError
-        for a host that cannot be one. Leaving cancels the pull unless others follow it; what came
-        is kept.
+        for a host that cannot be one. Leaving cancels the pull unless others follow it or somebody
+        said `is_kept`; what came is kept.
         """
         sources = await asyncio.to_thread(self._allowed, reference, confirmed)
 
@@ -79,7 +79,8 @@ class Transfers:
         # who did not confirm must not stop who did
         verb = "pull confirmed" if confirmed else "pull"
         key = f"{verb} {reference.name.full.lower()}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("pull", reference.name.short)
+        async with aclosing(self.jobs.follow(key, work, title, is_kept=is_kept)) as lines:
             async for line in lines:
                 yield line
 
@@ -95,7 +96,8 @@ class Transfers:
             await self._within_limit(push(self._library, reference.name, registry, tell))
 
         key = f"push {reference.name.full.lower()}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("push", reference.name.short)
+        async with aclosing(self.jobs.follow(key, work, title)) as lines:
             async for line in lines:
                 yield line
 
@@ -118,7 +120,7 @@ class Transfers:
 
     async def close(self) -> None:
         """End what runs; partial downloads stay for the next start."""
-        await self._jobs.close()
+        await self.jobs.close()
         if self._session is not None:
             await self._session.close()
 

@@ -6,8 +6,10 @@ from contextlib import aclosing
 import pytest
 
 from appliance.errors import OverloadedError, RegistryError
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress
+
+TITLE = Title("pull", "some:model")
 
 
 class Work:
@@ -32,12 +34,12 @@ class Work:
 
 
 async def collect(jobs, work, key="key"):
-    return [line async for line in jobs.follow(key, work)]
+    return [line async for line in jobs.follow(key, work, TITLE)]
 
 
 async def reads(jobs, work, count, key="key"):
     """A follower that has read `count` lines and is still there."""
-    lines = jobs.follow(key, work)
+    lines = jobs.follow(key, work, TITLE)
     for _ in range(count):
         await anext(lines)
     return lines
