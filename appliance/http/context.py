@@ -14,6 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.access.caller import Caller
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
@@ -21,7 +23,7 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.http.guard import Caller, Guard
+from appliance.http.guard import Guard
 from appliance.http.live_room import Live
 from appliance.http.meter import TokenMeter
 from appliance.library.library import Library
@@ -39,6 +41,7 @@ class ServiceState:
     draining: bool = False  # stopping: what runs may finish, nothing new is taken
     started_at: float = field(default_factory=time.monotonic)  # time.monotonic()
     active: int = 0  # requests that are being handled
+    port: int = 0  # that the listener has, once it is open
     _finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
@@ -75,6 +78,7 @@ GUARD = web.AppKey("GUARD", Guard)
 BOX = web.AppKey("BOX", Box)
 METER = web.AppKey("METER", TokenMeter)
 LIVE = web.AppKey("LIVE", Live)
+ACCESS = web.AppKey("ACCESS", Access)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

@@ -38,6 +38,15 @@ class Section:
     every_s: float  # at least 2
 
 
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """What of the state one caller gets."""
+
+    own: Mapping[str, Read] = field(default_factory=dict)  # sections that are this caller's alone
+    hidden: frozenset[str] = frozenset()
+    view: Callable[[str, Any], Any] | None = None  # (section, value) -> what may be seen of it
+
+
 @dataclass(eq=False, slots=True)
 class Listener:
     """One connection: what it has been sent."""
@@ -53,7 +62,7 @@ class Live:
     def __init__(self, sections: Mapping[str, Section]) -> None:
         self._sections = sections
         self._listeners: set[Listener] = set()
-        self._latest: dict[str, bytes] = {}
+        self._latest: dict[str, tuple[Any, bytes]] = {}  # value and JSON by section
         self._due_at = dict.fromkeys(sections, 0.0)  # time.monotonic()
         self._wake = asyncio.Event()
         self._is_closed = False
@@ -111,10 +120,8 @@ class Live:
         finally:
             self._listeners.discard(listener)
 
-    async def events(
-        self, listener: Listener, own: Mapping[str, Read]
-    ) -> AsyncGenerator[bytes, None]:
-        """The frames of one connection; `own` are sections that only this caller has."""
+    async def events(self, listener: Listener, audience: Audience) -> AsyncGenerator[bytes, None]:
+        """The frames of one connection. Raises what the audience's own sections raise."""
         kind = b"snapshot"
         while not self._is_closed:
             try:
@@ -126,13 +133,23 @@ class Live:
             listener.news.clear()
             if self._is_closed:
                 break
-            latest = self._latest | {name: await _encoded(name, r) for name, r in own.items()}
+            latest = self._seen_by(audience)
+            for name, read in audience.own.items():
+                latest[name] = msgspec.json.encode(await read())
             changed = {k: v for k, v in latest.items() if listener.sent.get(k) != v}
             listener.sent |= changed
             if changed:
                 yield _frame(kind, changed)
                 kind = b"change"
         yield b'event: end\ndata: {"reason":"stopping"}\n\n'
+
+    def _seen_by(self, audience: Audience) -> dict[str, bytes]:
+        view = audience.view
+        return {
+            name: data if view is None else msgspec.json.encode(view(name, value))
+            for name, (value, data) in self._latest.items()
+            if name not in audience.hidden
+        }
 
     async def _refresh(self) -> None:
         """Read the sections that are due; listeners hear of it if anything changed."""
@@ -142,9 +159,10 @@ class Live:
             if self._due_at[name] > now:
                 continue
             self._due_at[name] = now + section.every_s
-            data = await _encoded(name, section.read)
-            has_changed = has_changed or self._latest.get(name) != data
-            self._latest[name] = data
+            value = await _value(name, section.read)
+            data = msgspec.json.encode(value)
+            has_changed = has_changed or self._latest.get(name, (None, b""))[1] != data
+            self._latest[name] = (value, data)
         for listener in self._listeners:
             if has_changed or not listener.sent:
                 listener.news.set()
@@ -155,10 +173,10 @@ def _frame(kind: bytes, sections: Mapping[str, bytes]) -> bytes:
     return b"event: " + kind + b"\ndata: {" + inside + b"}\n\n"
 
 
-async def _encoded(name: str, read: Read) -> bytes:
-    """A section as JSON: null when it cannot be read just now, so that the others still come."""
+async def _value(name: str, read: Read) -> Any:
+    """A section, or None when it cannot be read just now, so that the others still come."""
     try:
-        return msgspec.json.encode(await read())
+        return await read()
     except (ApplianceError, EngineError, OSError) as error:
         log.warning("section=%s cannot be read: %s", name, error)
-        return b"null"
+        return None

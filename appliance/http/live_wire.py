@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
@@ -36,6 +35,7 @@ from appliance.http.context import (
     TRANSFERS,
     version,
 )
+from appliance.http.keys import box_urls, is_loopback
 from appliance.http.live_room import Live, Section
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
@@ -78,7 +78,7 @@ async def box(app: web.Application) -> dict[str, Any]:
     return {
         "id": own.id,
         "name": own.instance_name,
-        "host_name": own.host_name,
+        "addresses": box_urls(app),
         "loopback": is_loopback(settings.address[0]),
         "dialects": ["ollama", "openai"],
         "version": version(),
@@ -154,6 +154,25 @@ async def conditions(app: web.Application) -> dict[str, Any]:
     return doctor.answer(examine(await asyncio.to_thread(read_facts, *parts)))
 
 
+def seen_with(may_see: Callable[[ModelName], bool], section: str, value: Any) -> Any:
+    """What of a section somebody may know who may use some models only."""
+    if value is None or section in {"box", "device", "neighbours"}:
+        return value
+
+    def kept(entries: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+        return [each for each in entries if may_see(ModelName.parse(each[field]))]
+
+    match section:
+        case "models":
+            return kept(value, "name")
+        case "queue":
+            return value | {"models": kept(value["models"], "name")}
+        case "updates":
+            return {"bundles": kept(value["bundles"], "model"), "channels": []}
+        case _:
+            return None
+
+
 class _Fits:
     """Whether models fit into memory: kept for a while, as it means reading their headers."""
 
@@ -187,14 +206,6 @@ class _Fits:
             },
             "capabilities": await asyncio.to_thread(model.capabilities),
         }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener on `host` hears this machine alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _loaded(model: LoadedModel | None) -> dict[str, Any] | None:

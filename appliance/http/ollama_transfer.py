@@ -15,7 +15,6 @@ from appliance.errors import BadRequestError, NotFoundError
 from appliance.http.body import read_json
 from appliance.http.context import BUNDLES, FIELDS, TRANSFERS
 from appliance.http.errors import FieldError
-from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import NameBody
 from appliance.http.streams import report
@@ -45,7 +44,6 @@ class CancelBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 
 
-@administrative
 async def pull(request: web.Request) -> web.StreamResponse:
     """POST /api/pull: install a model from its registry, or the release that was signed for it."""
     body = await read_json(request, PullBody)
@@ -59,7 +57,6 @@ async def pull(request: web.Request) -> web.StreamResponse:
     return await report(request, documents(lines), whole=not body.stream)
 
 
-@administrative
 async def push(request: web.Request) -> web.StreamResponse:
     """POST /api/push: send a model to its registry."""
     body = await read_json(request, TransferBody)
@@ -67,7 +64,6 @@ async def push(request: web.Request) -> web.StreamResponse:
     return await report(request, documents(lines), whole=not body.stream)
 
 
-@administrative
 async def cancel(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/transfers/cancel: end the transfers of a model, whoever follows them."""
     body = await read_json(request, CancelBody)

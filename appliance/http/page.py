@@ -17,7 +17,7 @@ from pathlib import Path
 from aiohttp import web
 
 from appliance.errors import NotFoundError
-from appliance.http.context import GUARD
+from appliance.http.context import ACCESS, GUARD
 from appliance.http.errors import FieldError
 
 FOLDER = Path(__file__).parent / "static"
@@ -42,6 +42,7 @@ _SAFETY = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_LITERAL = re.compile(r"\[?(?P<address>[0-9a-fA-F:.]+?)\]?(?::\d{1,5})?")
 _CLAIM_CODE = re.compile(r"[0-9A-Za-z-]{4,20}")
 
 
@@ -80,7 +81,9 @@ async def qr(request: web.Request) -> web.StreamResponse:
     addresses of this box alone. Without `host` it is the address that was asked."""
     host = request.query.get("host", request.host)
     local = request.transport.get_extra_info("sockname") if request.transport else None
-    request.app[GUARD].check_own(host, local)
+    literal = _LITERAL.fullmatch(host)
+    if not literal or literal["address"] not in request.app[ACCESS].addresses():
+        request.app[GUARD].check_own(host, local)
     code = request.query.get("claim", "")
     if code and not _CLAIM_CODE.fullmatch(code):
         raise FieldError("claim", "claim must be a claim code like ABCD-EFGH")
