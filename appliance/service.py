@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import signal
+import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -23,6 +24,8 @@ from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.db import Database
+from appliance.discovery.discovery import Discovery
+from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import LIVE, ServiceState, version
@@ -31,6 +34,7 @@ from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
 from appliance.models.manager import Models
+from appliance.network import Network
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -68,9 +72,11 @@ async def _serve(settings: Settings) -> None:
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
-    box = await asyncio.to_thread(Box.open, settings.state)
     await access.open()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
+    network = Network()
+    box = await asyncio.to_thread(Box.open, settings.state, settings.name)
+    discovery = Discovery(settings, box, network, lambda: Facts(version()))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
@@ -87,7 +93,7 @@ async def _serve(settings: Settings) -> None:
             bundles=bundles,
             channels=channels,
             access=access,
-            box=box,
+            discovery=discovery,
             state=state,
         )
     )
@@ -106,8 +112,9 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(bundles.close)
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
-        address = await _listen(runner, settings)
-        state.port = runner.addresses[0][1]
+        address, bound = await _listen(runner, settings)
+        state.port = bound[0][1]
+        stack.push_async_callback(discovery.close)
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
@@ -116,7 +123,13 @@ async def _serve(settings: Settings) -> None:
             polling = background.create_task(channels.poll_forever())
             telling = background.create_task(app[LIVE].run_forever())
             admitting = background.create_task(access.run_forever())
+            following = background.create_task(network.run_forever())
+            discovering = background.create_task(discovery.run_forever(bound))
             await stop.wait()
+            discovering.cancel()
+            following.cancel()
+            await asyncio.wait([discovering])
+            background.create_task(discovery.close())  # nobody new is sent to us
             caring.cancel()
             polling.cancel()
             telling.cancel()
@@ -154,11 +167,15 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
-    """Open the port; returns the address as a URL, with the real port if 0 was asked for."""
+async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, list[tuple[str, int]]]:
+    """Open the port. Returns the address as a URL, with the real port if 0 was asked for, and all
+    that is listened on: `[::]` is both families, as for Ollama."""
     host, port = settings.address
     try:
-        await web.TCPSite(runner, host, port).start()
+        if host == "::":
+            await web.SockSite(runner, _both_families(port)).start()
+        else:
+            await web.TCPSite(runner, host, port).start()
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise ConfigError(
@@ -167,11 +184,17 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
             if taken
             else "choose an address of this machine with --host",
         ) from error
-    bound_host, bound_port, *_ = runner.addresses[0]
-    return (
-        f"http://[{bound_host}]:{bound_port}"
-        if ":" in bound_host
-        else (f"http://{bound_host}:{bound_port}")
+    bound = [(str(address[0]), int(address[1])) for address in runner.addresses]
+    bound_host, bound_port = bound[0]
+    shown = f"[{bound_host}]" if ":" in bound_host else bound_host
+    if host == "::":
+        bound.append(("0.0.0.0", bound_port))  # noqa: S104 - what the socket is bound to
+    return f"http://{shown}:{bound_port}", bound
+
+
+def _both_families(port: int) -> socket.socket:
+    return socket.create_server(
+        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
     )
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.access.access import Access
-from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
     blobs,
@@ -24,6 +24,7 @@ from appliance.http import (
     keys,
     live,
     media,
+    neighbours,
     ollama,
     ollama_models,
     ollama_transfer,
@@ -41,10 +42,10 @@ from appliance.http import (
 from appliance.http.access import admit
 from appliance.http.context import (
     ACCESS,
-    BOX,
     BUNDLES,
     CHANNELS,
     CHAT,
+    DISCOVERY,
     EXPORTER,
     GATE,
     GUARD,
@@ -90,7 +91,7 @@ class Parts:
     bundles: Bundles
     channels: Channels
     access: Access
-    box: Box
+    discovery: Discovery
     state: ServiceState
 
 
@@ -112,13 +113,18 @@ def build_app(parts: Parts) -> web.Application:
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
+    app[DISCOVERY] = parts.discovery
     app[STATE] = parts.state
     app[ACCESS] = parts.access
-    app[BOX] = parts.box
     app[METER] = TokenMeter()
     app[LIVE] = open_live(app)
-    names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
-    app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
+    app[GUARD] = Guard.of(
+        socket.gethostname(),
+        [*settings.allowed_hosts, parts.discovery.box.host_label, parts.discovery.box.host_name],
+        settings.allowed_origins,
+        parts.access.near,
+        parts.discovery.own_hosts,
+    )
     app.on_response_prepare.append(add_headers)
     app.add_routes(all_routes())
     return app
@@ -150,6 +156,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

@@ -16,13 +16,13 @@ from aiohttp import web
 
 from appliance.access.access import Access
 from appliance.access.caller import Caller
-from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.discovery.discovery import Discovery
 from appliance.http.guard import Guard
 from appliance.http.live_room import Live
 from appliance.http.meter import TokenMeter
@@ -73,9 +73,9 @@ BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
+DISCOVERY = web.AppKey("DISCOVERY", Discovery)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
-BOX = web.AppKey("BOX", Box)
 METER = web.AppKey("METER", TokenMeter)
 LIVE = web.AppKey("LIVE", Live)
 ACCESS = web.AppKey("ACCESS", Access)

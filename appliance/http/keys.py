@@ -5,7 +5,7 @@ from aiohttp import web
 from appliance.access.keys import Key
 from appliance.http import keys_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import ACCESS, BOX, CALLER, FIELDS, SETTINGS, STATE
+from appliance.http.context import ACCESS, CALLER, DISCOVERY, FIELDS, SETTINGS, STATE
 from appliance.http.errors import FieldError
 from appliance.http.ollama import json_response
 
@@ -94,6 +94,6 @@ def _addresses(app: web.Application) -> list[str]:
         return []
     if host not in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return [host]
-    names = [app[BOX].host_name] if app[SETTINGS].discovery == "on" else []
+    names = [app[DISCOVERY].box.host_name] if app[SETTINGS].discovery == "on" else []
     found = [a for a in app[ACCESS].addresses() if (":" in a) is (host == "::")]
     return [*found, *names]

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from appliance.chat.options import merge
+from appliance.discovery.discovery import Word
 from appliance.errors import ApplianceError
 from appliance.hardware import read_memory
 from appliance.health import examine
@@ -22,9 +23,9 @@ from appliance.http import doctor
 from appliance.http.bundles_wire import bundle_entry
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
-    BOX,
     BUNDLES,
     CHANNELS,
+    DISCOVERY,
     GATE,
     LIBRARY,
     METER,
@@ -37,6 +38,7 @@ from appliance.http.context import (
 )
 from appliance.http.keys import box_urls, is_loopback
 from appliance.http.live_room import Live, Section
+from appliance.http.neighbours import answer as neighbours_answer
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.manager import LoadedModel
@@ -55,6 +57,7 @@ def sections(app: web.Application) -> dict[str, Section]:
         "queue": (queue, 2.0),
         "transfers": (transfers, 5.0),
         "models": (partial(models, fits), 4.0),
+        "neighbours": (neighbours, 60.0),
         "updates": (updates, 10.0),
         "conditions": (conditions, 30.0),
     }
@@ -67,12 +70,13 @@ def open_live(app: web.Application) -> Live:
     app[MODELS].on_change = partial(room.poke, "queue", "models")
     for jobs in (app[TRANSFERS].jobs, app[BUNDLES].jobs):
         jobs.on_change = partial(room.poke, "transfers", "models", "updates")
+    app[DISCOVERY].on_change.append(partial(room.poke, "neighbours", "box"))
     return room
 
 
 async def box(app: web.Application) -> dict[str, Any]:
     """What it is called, and whether it is alive."""
-    own, state, settings = app[BOX], app[STATE], app[SETTINGS]
+    own, state, settings = app[DISCOVERY].box, app[STATE], app[SETTINGS]
     memory = await asyncio.to_thread(read_memory)
     started = datetime.now(UTC).timestamp() - (time.monotonic() - state.started_at)
     return {
@@ -136,6 +140,15 @@ async def models(fits: "_Fits", app: web.Application) -> list[dict[str, Any]]:
         }
         for model, label in zip(stored, labels, strict=True)
     ]
+
+
+async def neighbours(app: web.Application) -> dict[str, Any] | None:
+    """Who else was heard of; None where nobody listens for them."""
+    discovery = app[DISCOVERY]
+    status = discovery.status()
+    if status.word in {Word.OFF, Word.LOOPBACK}:
+        return None
+    return neighbours_answer(status, discovery.neighbours())
 
 
 async def updates(app: web.Application) -> dict[str, Any]:
