@@ -27,6 +27,7 @@ VERBS = {
     "scrub": "appliance.cli.scrub:scrub",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
+    "support-bundle": "appliance.cli.support_bundle:support_bundle",
     "config": "appliance.cli.status:config",
 }
 ALIASES = {"ls": "list"}

@@ -15,17 +15,21 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.device.device import Device
 from appliance.http import (
     admin,
     blobs,
+    device,
     doctor,
     media,
+    metrics,
     ollama,
     ollama_models,
     ollama_transfer,
     openai,
     registry,
     scrub,
+    support,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -37,12 +41,16 @@ from appliance.http.context import (
     BUNDLES,
     CHANNELS,
     CHAT,
+    DEVICE,
     EXPORTER,
     GATE,
     GUARD,
     IMPORTER,
+    INCIDENTS,
     LIBRARY,
+    METRICS,
     MODELS,
+    RECENT,
     REPOSITORIES,
     SETTINGS,
     STATE,
@@ -51,7 +59,10 @@ from appliance.http.context import (
 )
 from appliance.http.guard import Guard
 from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -77,6 +88,10 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    metrics: Metrics
+    device: Device
+    incidents: Incidents
+    recent: Recent
     state: ServiceState
 
 
@@ -98,6 +113,10 @@ def build_app(parts: Parts) -> web.Application:
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
+    app[METRICS] = parts.metrics
+    app[DEVICE] = parts.device
+    app[INCIDENTS] = parts.incidents
+    app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
@@ -114,6 +133,9 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.get("/hearth/v1/device", device.device),
+        web.get("/hearth/v1/support", support.bundle),
+        web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

@@ -20,8 +20,12 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.device.device import Device
 from appliance.http.guard import Caller, Guard
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -69,6 +73,10 @@ EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
+METRICS = web.AppKey("METRICS", Metrics)
+DEVICE = web.AppKey("DEVICE", Device)
+RECENT = web.AppKey("RECENT", Recent)
+INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

@@ -14,7 +14,8 @@ from appliance.chat.events import Done, Embeddings, EmbedRequest, Event, JobRequ
 from appliance.errors import ModelNameError, ModelNotFoundError, UnsupportedError
 from appliance.http import ollama_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import CALLER, CHAT, FIELDS, LIBRARY, SETTINGS
+from appliance.http.context import CALLER, CHAT, FIELDS, LIBRARY, METRICS, SETTINGS
+from appliance.http.counting import note_embeddings
 from appliance.http.fields import caller_of
 from appliance.http.guard import require_administrator
 from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
@@ -72,6 +73,7 @@ async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embedding
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(wanted.model) from error
     fields |= {"prompt": found.prompt_tokens, "out": len(found.vectors)}
+    note_embeddings(request.app[METRICS], wanted.model, found.prompt_tokens)
     return found
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from appliance.errors import ApplianceError, BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
+from appliance.http.context import BUNDLES, FIELDS, GATE, LIBRARY, MODELS, SETTINGS, TRANSFERS
 from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
@@ -95,7 +95,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     wanted = body.to_create(request.app[SETTINGS].max_messages)
     request[FIELDS]["model"] = body.typed
     gate, library = request.app[GATE], request.app[LIBRARY]
+    space = request.app[TRANSFERS].space
     await asyncio.to_thread(gate.require_create, wanted.name)
+    await asyncio.to_thread(space.require, 0, "the new model")
 
     def steps() -> Generator[Progress, None, None]:
         yield from create_model(library, wanted)

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
-from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, SETTINGS
+from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METRICS, SETTINGS
+from appliance.http.counting import JobClock
 from appliance.http.errors import Dialect, problem_of
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
@@ -64,10 +65,13 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
     fields = request[FIELDS]
     fields["model"] = job.model
     came = time.monotonic()
+    clock = JobClock(request.app[METRICS], job.model, came)
     try:
         async with aclosing(request.app[CHAT].run(job)) as events:
             async for event in events:
-                note_event(fields, event, time.monotonic() - came)
+                now = time.monotonic()
+                note_event(fields, event, now - came)
+                clock.note(event, now)
                 yield event
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(job.model) from error
