@@ -20,6 +20,7 @@ from appliance.bundles.facts import read_facts
 from appliance.bundles.install import Installer, Wish, what_to_remove
 from appliance.bundles.resolve import Documents, Origin, Word, ask, target_of
 from appliance.bundles.revoke import revocation, take_back, taken_back
+from appliance.bundles.spare import drop_spare
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -213,6 +214,13 @@ class Bundles:
                 self._activator.change(name, lambda state: resume(state, int(time.time())))
             except ApplianceError as error:
                 log.warning("signed model left as it is model=%s: %s", name.short, error)
+
+    def make_room(self, wanted: int) -> list[str]:
+        """Give up releases that nobody uses (spare.py) until `wanted` more bytes are free; a
+        sentence for each. Blocking; bundles that are being installed are left alone."""
+        busy = {full for full, turn in list(self._turns.items()) if turn.locked()}
+        states = [state for state in self._scan()[0] if state.name not in busy]
+        return drop_spare(self._activator, states, wanted)
 
     async def close(self) -> None:
         """End what runs, before models and transfers end. Downloads are kept for the next time."""

@@ -44,6 +44,7 @@ from engine.errors import EngineError
 from engine.process.client import EngineClient
 from engine.text import TextAssembler
 
+_NOTHING = Text("")
 HELD, HELD_BEFORE_STOP = 3, 1  # steps that a worker may hold back; the second with stop strings
 
 
@@ -180,6 +181,7 @@ class _Run:
     output: list[int] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
+    _told: int = 0  # tokens of the output that an event has brought
 
     async def events(self) -> AsyncGenerator[Event, None]:
         assembler = TextAssembler(self.options.stop)
@@ -216,17 +218,18 @@ class _Run:
     def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
         """What of these steps may be shown; counts their tokens."""
         text, logprobs = "", []
-        tokens = 0
         for step in steps:
             if assembler.stopped_by is not None:
                 break  # decoded before the engine heard of the stop string
             self.output += step.token_ids
-            tokens += len(step.token_ids)
             text += assembler.feed(step.data)
             if step.finish is not None:
                 text += assembler.finish()
             logprobs += step.logprobs
-        return Text(text, tuple(logprobs), tokens)
+        if not text and not logprobs:
+            return _NOTHING
+        told, self._told = self._told, len(self.output)
+        return Text(text, tuple(logprobs), self._told - told)
 
     def _held_steps(self) -> int:
         """Engines with many slots send many tokens per frame anyway. A stop string is seen only

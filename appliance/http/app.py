@@ -16,14 +16,17 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.device.device import Device
 from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
     blobs,
+    device,
     doctor,
     keys,
     live,
     media,
+    metrics,
     neighbours,
     ollama,
     ollama_models,
@@ -32,6 +35,7 @@ from appliance.http import (
     page,
     registry,
     scrub,
+    support,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -45,15 +49,19 @@ from appliance.http.context import (
     BUNDLES,
     CHANNELS,
     CHAT,
+    DEVICE,
     DISCOVERY,
     EXPORTER,
     GATE,
     GUARD,
     IMPORTER,
+    INCIDENTS,
     LIBRARY,
     LIVE,
     METER,
+    METRICS,
     MODELS,
+    RECENT,
     REPOSITORIES,
     SETTINGS,
     STATE,
@@ -64,7 +72,10 @@ from appliance.http.guard import Guard
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
 from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -92,6 +103,10 @@ class Parts:
     channels: Channels
     access: Access
     discovery: Discovery
+    metrics: Metrics
+    device: Device
+    incidents: Incidents
+    recent: Recent
     state: ServiceState
 
 
@@ -114,6 +129,10 @@ def build_app(parts: Parts) -> web.Application:
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[DISCOVERY] = parts.discovery
+    app[METRICS] = parts.metrics
+    app[DEVICE] = parts.device
+    app[INCIDENTS] = parts.incidents
+    app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[ACCESS] = parts.access
     app[METER] = TokenMeter()
@@ -157,6 +176,9 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
         web.get("/hearth/v1/neighbours", neighbours.neighbours),
+        web.get("/hearth/v1/device", device.device),
+        web.get("/hearth/v1/support", support.bundle),
+        web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

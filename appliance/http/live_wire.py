@@ -17,25 +17,24 @@ from appliance.chat.options import merge
 from appliance.discovery.discovery import Word
 from appliance.errors import ApplianceError
 from appliance.hardware import read_memory
-from appliance.health import examine
-from appliance.health_facts import read_facts
 from appliance.http import doctor
 from appliance.http.bundles_wire import bundle_entry
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
     BUNDLES,
     CHANNELS,
+    DEVICE,
     DISCOVERY,
     GATE,
     LIBRARY,
     METER,
     MODELS,
-    REPOSITORIES,
     SETTINGS,
     STATE,
     TRANSFERS,
     version,
 )
+from appliance.http.device import device_answer
 from appliance.http.keys import box_urls, is_loopback
 from appliance.http.live_room import Live, Section
 from appliance.http.neighbours import answer as neighbours_answer
@@ -56,6 +55,7 @@ def sections(app: web.Application) -> dict[str, Section]:
         "box": (box, 5.0),
         "queue": (queue, 2.0),
         "transfers": (transfers, 5.0),
+        "device": (device, 5.0),
         "models": (partial(models, fits), 4.0),
         "neighbours": (neighbours, 60.0),
         "updates": (updates, 10.0),
@@ -151,6 +151,13 @@ async def neighbours(app: web.Application) -> dict[str, Any] | None:
     return neighbours_answer(status, discovery.neighbours())
 
 
+async def device(app: web.Application) -> dict[str, Any]:
+    """Temperatures, throttling, power, disks, clock: what a page shows of /hearth/v1/device."""
+    answer = device_answer(await asyncio.to_thread(app[DEVICE].read))
+    shown = ("temperatures", "throttled", "throttled_since_boot", "power_watts", "disks", "clock")
+    return {name: answer[name] for name in shown}
+
+
 async def updates(app: web.Application) -> dict[str, Any]:
     """Signed models with their releases, and the channels that bring new ones."""
     states = await asyncio.to_thread(app[BUNDLES].states)
@@ -163,8 +170,7 @@ async def updates(app: web.Application) -> dict[str, Any]:
 
 async def conditions(app: web.Application) -> dict[str, Any]:
     """What is wrong with the box, as `/hearth/v1/doctor` says it."""
-    parts = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
-    return doctor.answer(examine(await asyncio.to_thread(read_facts, *parts)))
+    return doctor.answer(await doctor.conditions_of(app))
 
 
 def seen_with(may_see: Callable[[ModelName], bool], section: str, value: Any) -> Any:

@@ -11,7 +11,17 @@ from aiohttp import web
 
 from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
-from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
+from appliance.http.context import (
+    CALLER,
+    FAILURE,
+    FIELDS,
+    GUARD,
+    IS_GONE,
+    METRICS,
+    SETTINGS,
+    STATE,
+)
+from appliance.http.counting import note_failure, note_request
 from appliance.http.errors import Dialect, Problem, problem_of
 from appliance.http.logline import write_failure, write_line
 
@@ -64,7 +74,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         if failure is not None:
             _note_failure(request, failure)
-        write_line(request.method, request.path, status, fields, time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        note_request(request, status, elapsed_s)
+        write_line(request.method, request.path, status, fields, elapsed_s)
     return response
 
 
@@ -118,6 +130,7 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
 def _note_failure(request: web.Request, error: Exception) -> None:
     problem: Problem = problem_of(error, Dialect.of(request.path))
     request[FIELDS]["error"] = problem.code
+    note_failure(request.app[METRICS], error)
     if problem.needs_traceback:
         write_failure(request.path, error)
 

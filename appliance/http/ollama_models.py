@@ -16,7 +16,16 @@ from appliance.errors import ApplianceError, BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, CALLER, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
+from appliance.http.context import (
+    BUNDLES,
+    CALLER,
+    FIELDS,
+    GATE,
+    LIBRARY,
+    MODELS,
+    SETTINGS,
+    TRANSFERS,
+)
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
 from appliance.library.create import Progress
@@ -95,7 +104,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     wanted = body.to_create(request.app[SETTINGS].max_messages)
     request[FIELDS]["model"] = body.typed
     gate, library = request.app[GATE], request.app[LIBRARY]
+    space = request.app[TRANSFERS].space
     await asyncio.to_thread(gate.require_create, wanted.name)
+    await asyncio.to_thread(space.require, 0, "the new model")
 
     def steps() -> Generator[Progress, None, None]:
         yield from create_model(library, wanted)

@@ -17,6 +17,7 @@ from appliance.config import Settings
 from appliance.errors import RegistryUnreachableError
 from appliance.library.library import Library
 from appliance.library.scrub import Damage
+from appliance.library.space import Space
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
@@ -49,13 +50,14 @@ class Transfers:
         self._gate = gate
         self._patience = Patience.of(settings)
         self._identity = Identity(settings.state / KEY_FILE)
-        self.gatherer = Gatherer(library)
+        self.space = Space(library.blobs.root, settings.disk_reserve_mib)
+        self.gatherer = Gatherer(library, self.space)
         self._puller = Puller(
             library, settings.transfer_parts, settings.max_blob_gib * GIB, self.gatherer, gate
         )
         self.repairs = Repairs(library, self.gatherer)
         self.repairs.add_finder(self._repairers)
-        self._pace = Pace.of(settings, activity, time.monotonic)
+        self.pace = Pace.of(settings, activity, time.monotonic)
         self.jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
@@ -136,7 +138,7 @@ class Transfers:
         return [source for source, _ in allowed]
 
     def _registry(self, source: Source) -> Registry:
-        patience, pace = self._patience, self._pace
+        patience, pace = self._patience, self.pace
         return Registry(source, self.session, self._identity, patience, pace, self.proxies)
 
     async def _repairers(self, damage: Damage, is_asked_for: bool) -> list[Repairer]:
