@@ -152,10 +152,28 @@ async def neighbours(app: web.Application) -> dict[str, Any] | None:
 
 
 async def device(app: web.Application) -> dict[str, Any]:
-    """Temperatures, throttling, power, disks, clock: what a page shows of /hearth/v1/device."""
+    """What a page shows of /hearth/v1/device, so coarse that it is told of real changes only."""
     answer = device_answer(await asyncio.to_thread(app[DEVICE].read))
-    shown = ("temperatures", "throttled", "throttled_since_boot", "power_watts", "disks", "clock")
-    return {name: answer[name] for name in shown}
+    watts = answer["power_watts"]
+    return {
+        "temperatures": [
+            {"zone": zone["zone"], "celsius": round(zone["celsius"])}
+            for zone in answer["temperatures"]
+        ],
+        "throttled": answer["throttled"],
+        "throttled_since_boot": answer["throttled_since_boot"],
+        "power_watts": None if watts is None else round(watts, 1),
+        "disks": [
+            {
+                "mount": disk["mount"],
+                "free_bytes": _rounded(disk["free_bytes"]),
+                "total_bytes": disk["total_bytes"],
+                "life_used": disk["life_used"],
+            }
+            for disk in answer["disks"]
+        ],
+        "clock": answer["clock"],
+    }
 
 
 async def updates(app: web.Application) -> dict[str, Any]:

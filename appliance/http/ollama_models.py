@@ -22,6 +22,7 @@ from appliance.http.context import (
     FIELDS,
     GATE,
     LIBRARY,
+    LIVE,
     MODELS,
     SETTINGS,
     TRANSFERS,
@@ -83,6 +84,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f'model "{body.source}" not found') from error
     await asyncio.to_thread(_forget_pull, gate, destination)
+    request.app[LIVE].poke("models")
     return web.Response()
 
 
@@ -95,6 +97,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     if not await asyncio.to_thread(request.app[BUNDLES].delete, name):
         raise ModelNotFoundError(f"model '{body.typed}' not found")
     await asyncio.to_thread(_forget_pull, request.app[GATE], name)
+    request.app[LIVE].poke("models", "updates")
     return web.Response()
 
 
@@ -113,7 +116,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         _forget_pull(gate, wanted.name)
 
     documents = _documents(in_thread(steps()))
-    return await report(request, documents, whole=not body.stream)
+    response = await report(request, documents, whole=not body.stream)
+    request.app[LIVE].poke("models")
+    return response
 
 
 def _forget_pull(gate: Gate, name: ModelName) -> None:

@@ -18,7 +18,7 @@ from appliance.transfer.progress import Progress, Tell
 log = logging.getLogger("hearth.transfer")
 
 TICK_S = 0.06  # Ollama's interval of progress lines
-MAX_FAILURES = 8  # of kept jobs, which nobody may have seen fail
+MAX_FAILURES = 8  # of kept jobs, which nobody saw fail
 
 Work = Callable[[Tell], Awaitable[None]]
 
@@ -113,7 +113,7 @@ class SharedJobs:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()  # its followers raise it too
         for key, job in [pair for pair in self._jobs.items() if pair[1].task is task]:
-            if error is not None and job.is_kept:
+            if error is not None and job.is_kept and not job.followers:
                 log.warning("failed %s=%s error=%r", job.title.verb, job.title.subject, str(error))
                 self._failures[key] = JobReport(job.title, job.latest, str(error))
             if job.is_left or not job.followers:

@@ -89,9 +89,6 @@ function deviceFacts(device) {
     if (disk.life_used !== null && disk.life_used !== undefined) words.push(t("health.life", { n: Math.round(disk.life_used * 100) }));
     found.push({ key: `d ${disk.mount}`, label: t("health.disk", { mount: disk.mount }), text: words.join(" · "), share: 1 - free, tone: free < LITTLE ? "bad" : "good" });
   }
-  if (device.clock && !device.clock.synced && device.clock.state !== "trusted") {
-    found.push({ key: "clock", text: t("health.clock.bad", { state: device.clock.state }), tone: "warm" });
-  }
   return found;
 }
 

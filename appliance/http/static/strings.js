@@ -126,8 +126,6 @@ const en = {
   "health.life": "{n} % of its life used",
   "health.throttled": "Slowed down: {why}",
   "health.throttled.before": "Slowed down since it was started: {why}",
-  "health.cool": "Not slowed down",
-  "health.clock.bad": "The clock is not set ({state})",
   "health.well": "Everything looks well.",
   "health.cure": "What to do: {cure}",
   "health.note": "Note",
