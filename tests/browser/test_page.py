@@ -13,13 +13,13 @@ from tests.fakes.waiting import wait_for
 
 pytestmark = pytest.mark.browser
 
-SLOW_KBPS = 16_000  # the model of some megabytes then takes some seconds
+SLOW_KBPS = 32_000  # the model of some megabytes then takes some seconds
 
 
 @pytest.fixture(scope="module")
 def box(module_service, docker_registry, tmp_path_factory):
     """A service whose registry is a real one that holds `faraway`."""
-    gguf = tiny_llama_gguf(tmp_path_factory.mktemp("gguf") / "faraway.gguf", embd=256)
+    gguf = tiny_llama_gguf(tmp_path_factory.mktemp("gguf") / "faraway.gguf", embd=512)
     registry = f"http://{docker_registry.address}"
     running = module_service(registry=registry, transfer_down_kbps=SLOW_KBPS)
     running.create("faraway", gguf)
