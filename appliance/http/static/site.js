@@ -29,9 +29,9 @@ function neighbour() {
   const node = h("li", {}, h("div.what", {}, h("p.title", {}, dot, name), facts), h("div.actions", {}, open));
   function update(now) {
     put(name, now.name);
-    const isAlive = now.is_alive !== false;
-    dot.className = `dot ${isAlive ? "on" : "off"}`;
-    put(facts, [now.kind, now.version, ...(now.caps ?? []), t(isAlive ? "near.alive" : "near.gone")].filter(Boolean).join(" · "));
+    const life = now.is_alive === null ? "" : t(now.is_alive ? "near.alive" : "near.gone");
+    dot.className = `dot ${now.is_alive === null ? "" : now.is_alive ? "on" : "off"}`;
+    put(facts, [now.kind, now.version, ...(now.caps ?? []), life].filter(Boolean).join(" · "));
     const url = safeUrl(now.addresses?.[0], now.port);
     open.hidden = !url;
     if (url) {
