@@ -7,7 +7,8 @@ import { t } from "./strings.js";
 
 const HOT_C = 80;
 const WARM_C = 65;
-const LITTLE = 0.1; // of a disk free
+const LITTLE = 0.1; // of the memory free
+const ENOUGH_BYTES = 8 * 2 ** 30; // free on a disk, or a twentieth of it where that is less
 
 export function now() {
   const { node, body } = section("now", t("now"));
@@ -84,10 +85,11 @@ function deviceFacts(device) {
     found.push({ key: "power", label: t("health.power"), text: t("health.watts", { n: decimal(device.power_watts) }) });
   }
   for (const disk of device.disks ?? []) {
-    const free = disk.total_bytes ? disk.free_bytes / disk.total_bytes : 0;
+    const isLittle = disk.free_bytes < Math.min(ENOUGH_BYTES, disk.total_bytes / 20);
+    const used = disk.total_bytes ? 1 - disk.free_bytes / disk.total_bytes : 1;
     const words = [t("health.free", { free: bytes(disk.free_bytes), total: bytes(disk.total_bytes) })];
     if (disk.life_used !== null && disk.life_used !== undefined) words.push(t("health.life", { n: Math.round(disk.life_used * 100) }));
-    found.push({ key: `d ${disk.mount}`, label: t("health.disk", { mount: disk.mount }), text: words.join(" · "), share: 1 - free, tone: free < LITTLE ? "bad" : "good" });
+    found.push({ key: `d ${disk.mount}`, label: t("health.disk", { mount: disk.mount }), text: words.join(" · "), share: used, tone: isLittle ? "bad" : "good" });
   }
   return found;
 }

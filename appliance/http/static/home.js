@@ -6,6 +6,7 @@ import { watch } from "./live.js";
 import { t } from "./strings.js";
 
 const LITERAL = /^https?:\/\/(\d+(\.\d+){3}|\[[0-9a-f:]+\])/i;
+const FOUR = /^https?:\/\/\d/;
 const LOOPBACK = /^(localhost|127\.|\[::1\])/;
 
 /** The addresses of this box, those that always work (IP) first. */
@@ -15,6 +16,13 @@ export function addresses(state) {
   if (!LOOPBACK.test(location.host) && !known.includes(own)) known.push(own);
   if (!known.length) known.push(own);
   return known.sort((a, b) => LITERAL.test(b) - LITERAL.test(a));
+}
+
+/** Those that a person types: an IP address of the older, shorter kind if there is one, the name. */
+function forPeople(found) {
+  const literals = found.filter((url) => LITERAL.test(url));
+  const short = literals.filter((url) => FOUR.test(url));
+  return [...(short.length ? short : literals).slice(0, 2), ...found.filter((url) => !LITERAL.test(url)).slice(0, 2)];
 }
 
 /** Whether anybody else could reach the box. */
@@ -29,7 +37,8 @@ export function home() {
   const picture = h("img", { width: 148, height: 148, alt: "" });
   const qr = h("figure.qr", { hidden: true }, picture, h("figcaption", {}, t("home.scan")));
   const node = h("section.hero", { id: "home", "aria-labelledby": "home-title" },
-    h("div.hero-text", {}, name, promise, since_, list, note), qr);
+    h("div.hero-text", {}, name, promise, since_, list,
+      h("p.start", {}, h("a.button.primary", { href: "#chat" }, t("home.start"))), note), qr);
 
   watch(["box", "me"], (state) => {
     const { box, me } = state;
@@ -38,7 +47,7 @@ export function home() {
     document.title = `${box.name} · Hearth`;
     put(since_, t("home.since", { time: duration(since(box.started_at)) }));
     const found = addresses(state);
-    keyed(list, found.slice(0, 4), (url) => url, (url) =>
+    keyed(list, forPeople(found), (url) => url, (url) =>
       ({ node: copyable(LITERAL.test(url) ? t("home.address") : t("home.name"), url, "big").node, update() {} }));
     showQr(found[0]);
     const isNew = me && !me.claimed;

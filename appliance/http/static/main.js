@@ -29,8 +29,10 @@ function top() {
 function foot() {
   const version = h("span");
   watch(["box"], ({ box }) => box && put(version, t("foot.version", { version: box.version })));
-  return h("footer.soft", {}, version,
-    h("a", { href: "/hearth/v1/status" }, t("foot.status")), h("a", { href: "/hearth/v1/doctor" }, t("foot.doctor")));
+  const links = ["status", "doctor"].map((name) => h("a", { href: `/hearth/v1/${name}`, hidden: true }, t(`foot.${name}`)));
+  // A link carries no key, so only the box itself can follow these.
+  watch(["me"], ({ me }) => links.forEach((link) => (link.hidden = me?.ring !== "here")));
+  return h("footer.soft", {}, version, links);
 }
 
 put(document.getElementById("skip"), t("skip"));

@@ -26,6 +26,7 @@ const en = {
   "home.qr": "QR code of {url}",
   "home.scan": "Scan to open this page on a phone.",
   "home.since": "Running for {time}",
+  "home.start": "Start a chat",
   "home.loopback": "Only this computer can reach the box. To open it to your network, start it with --host 0.0.0.0.",
   "home.unclaimed": "This box is new and has no owner yet.",
   "home.claim": "Make it yours",
