@@ -88,6 +88,7 @@ class Care:
         self._ledger = Ledger(settings.state / LEDGER)
         self._urgent: dict[Digest, None] = {}
         self._wake = asyncio.Event()
+        self.on_damage: Callable[[], None] = lambda: None
         self._reader = ThreadPoolExecutor(1, "care", initializer=_yield_the_disk)
 
     def check_now(self, digests: Iterable[Digest]) -> None:
@@ -178,6 +179,7 @@ class Care:
         if damage is None:
             return True
         models = ",".join(name.short for name in damage.models)
+        self.on_damage()
         log.warning("damaged blob=%s models=%s reason=%r", digest, models, reason)
         try:
             await self._repairs.repair(damage)
@@ -203,6 +205,11 @@ def _yield_the_disk() -> None:
 
 
 # -- how the last run ended ------------------------------------------------------------------
+
+
+def ended_badly(state: Path) -> bool:
+    """Whether the run before this one did not stop as it should; ask before this one is marked."""
+    return (state / MARK).exists()
 
 
 def young_after_unclean_stop(state: Path, library: Library) -> set[Digest]:

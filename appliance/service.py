@@ -20,21 +20,25 @@ from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
-from appliance.care import Care, end_well, young_after_unclean_stop
+from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.db import Database
+from appliance.device.device import Device
 from appliance.discovery.discovery import Discovery
 from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
-from appliance.http.context import ServiceState, version
+from appliance.http.context import LIVE, ServiceState, version
+from appliance.incidents import Incidents
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.network import Network
+from appliance.pressure import Pressure
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -48,11 +52,11 @@ CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
-    logs.configure(settings.log_format, settings.log_level)
-    asyncio.run(_serve(settings))
+    recent = logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(_serve(settings, recent))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, recent: logs.Recent) -> None:
     for warning in settings.warnings:
         log.warning("%s", warning)
     stop = asyncio.Event()
@@ -80,6 +84,13 @@ async def _serve(settings: Settings) -> None:
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
+    metrics, incidents, device = Metrics(), Incidents(), Device(settings)
+    transfers.pace.on_received = metrics.pull_bytes.add
+    care.on_damage = partial(metrics.verification_failures.add, 1, "stored")
+    pressure = Pressure(models, bundles, transfers.space, device, metrics, incidents)
+    models.on_worker_end = pressure.note_worker_end
+    transfers.space.make_room = pressure.make_room
+    incidents.ended_badly = await asyncio.to_thread(ended_badly, settings.state)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(
         Parts(
@@ -92,9 +103,12 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
-            discovery=discovery,
             access=access,
-            box=box,
+            discovery=discovery,
+            metrics=metrics,
+            device=device,
+            incidents=incidents,
+            recent=recent,
             state=state,
         )
     )
@@ -114,17 +128,19 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address, bound = await _listen(runner, settings)
+        state.port = bound[0][1]
         stack.push_async_callback(discovery.close)
-        state.port = runner.addresses[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            telling = background.create_task(app[LIVE].run_forever())
+            admitting = background.create_task(access.run_forever())
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
-            admitting = background.create_task(access.run_forever())
+            watching = background.create_task(pressure.run_forever())
             await stop.wait()
             discovering.cancel()
             following.cancel()
@@ -132,6 +148,9 @@ async def _serve(settings: Settings) -> None:
             background.create_task(discovery.close())  # nobody new is sent to us
             caring.cancel()
             polling.cancel()
+            telling.cancel()
+            app[LIVE].close()
+            watching.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest

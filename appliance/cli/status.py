@@ -58,6 +58,9 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if late:
         told = "".join(f"  {channel['channel']}: {channel['trouble']}\n" for channel in late)
         parts.append(f"Channels\n{told}")
+    if found := [each for each in body.get("conditions", ()) if each["severity"] != "note"]:
+        told = "".join(f"  {each['severity']}: {each['title']}: {each['text']}\n" for each in found)
+        parts.append(f"Conditions (`hearth doctor` tells the cures)\n{told}")
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)

@@ -13,6 +13,7 @@ import bench_access
 import bench_idle
 import bench_install
 import bench_latency
+import bench_page
 import bench_paged_floor
 import bench_paged_host
 import bench_paged_latency
@@ -33,6 +34,7 @@ def main() -> None:
         bench_service,
         bench_install,
         bench_latency,
+        bench_page,
         bench_paged_floor,
         bench_paged_latency,
         bench_paged_online,
