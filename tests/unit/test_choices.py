@@ -7,7 +7,8 @@ import pytest
 
 from appliance.chat.events import Done, JobRequest, Started, Text
 from appliance.http.choices import run_choices
-from appliance.http.context import CHAT, FIELDS
+from appliance.http.context import CHAT, FIELDS, METRICS
+from appliance.metrics import Metrics
 from engine.errors import EngineError
 
 
@@ -38,7 +39,7 @@ class Chat:
 class Request(dict):
     def __init__(self, chat):
         super().__init__({FIELDS: {}})
-        self.app = {CHAT: chat}
+        self.app = {CHAT: chat, METRICS: Metrics()}
 
 
 def jobs_for(chat):
