@@ -118,7 +118,12 @@ class Pressure:
     async def _watch_board(self, *, looks_at_memory: bool) -> None:
         while True:
             await self._models.wait_generating()
-            reading = await asyncio.to_thread(self._device.read)
+            try:
+                reading = await asyncio.to_thread(self._device.read)
+            except (OSError, ValueError) as error:  # the board is not what answers depend on
+                log.warning("the board cannot be read: %s", error)
+                await asyncio.sleep(SETTLE_S)
+                continue
             if looks_at_memory:
                 stall = reading.stalls.get("memory")
                 if stall is not None and stall.some10 > MEMORY_STALL:

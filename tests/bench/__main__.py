@@ -12,6 +12,7 @@ from __future__ import annotations
 import bench_idle
 import bench_install
 import bench_latency
+import bench_metrics
 import bench_paged_floor
 import bench_paged_host
 import bench_paged_latency
@@ -27,6 +28,7 @@ def main() -> None:
     argv = ["--quick"] if options.quick else []
     for benchmark in (
         bench_idle,
+        bench_metrics,
         bench_paged_host,
         bench_service,
         bench_install,

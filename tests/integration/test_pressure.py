@@ -118,7 +118,7 @@ async def test_idle_models_go_when_memory_is_short_and_busy_ones_stay(world, tmp
     async with world(root) as box:
         await box.use("a")
         async with box.models.lease(box.stored["b"], {}):
-            await until(lambda: box.kinds())
+            await until(box.kinds)
             assert box.loaded() == {"b:latest"}
         assert box.kinds()[0] is Kind.UNLOADED
         assert "a:latest" in box.incidents.latest()[0].text
@@ -157,7 +157,7 @@ async def test_the_kernel_tells_of_pressure_while_nothing_generates(world, tmp_p
         async with world(root) as box:
             await box.use("a")
             looks = box.device.looks
-            await until(lambda: box.kinds(), limit_s=60)
+            await until(box.kinds, limit_s=60)
             assert box.kinds()[0] is Kind.UNLOADED
             assert box.loaded() == set()
             assert box.device.looks <= looks + 1
