@@ -1,7 +1,6 @@
 """/metrics of a real service, read by Prometheus's own parser: counts that match what was asked."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -158,10 +157,8 @@ def test_names_that_clients_make_up_do_not_become_series(box):
         send(box, "GET", f"/made/up/{number}")
         generate(box, model=f"made-up-{number}")
         send(box, "BREW", "/api/chat")
-    with contextlib.suppress(ConnectionError):
-        send(box, "GET", "/api/tags", host='evil"} 1\nhearth_fake 1')
+    assert send(box, "GET", "/api/tags", host='evil"} hearth_fake').status == 403
     found = Scrape(box)
-    assert "hearth_fake" not in found.families
     assert len(found.samples) < before + 60
 
 
