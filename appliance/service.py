@@ -14,12 +14,15 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.access.access import Access
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.db import Database
 from appliance.device.device import Device
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
@@ -63,11 +66,14 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
+    access = Access(settings, Database(settings.state))
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
+    box = await asyncio.to_thread(Box.open, settings.state)
+    await access.open()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
@@ -95,10 +101,13 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             device=device,
             incidents=incidents,
             recent=recent,
+            access=access,
+            box=box,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(access.close)  # last: notes of the last requests are kept
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -113,6 +122,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
+        state.port = runner.addresses[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
@@ -120,6 +130,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
             watching = background.create_task(pressure.run_forever())
+            admitting = background.create_task(access.run_forever())
             await stop.wait()
             caring.cancel()
             polling.cancel()
@@ -129,6 +140,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+            admitting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 

@@ -9,12 +9,16 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.access.caller import Caller, Scope
 from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
+from appliance.http.access import may_see, require_model
 from appliance.http.admin_wire import plan_answer, trust_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
+    ACCESS,
+    CALLER,
     CHANNELS,
     FIELDS,
     GATE,
@@ -66,11 +70,12 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 async def status(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/status: what the service is doing, for people and monitors. Bytes, seconds."""
-    return json_response(await status_answer(request.app))
+    return json_response(await status_answer(request.app, request[CALLER]))
 
 
-async def status_answer(app: web.Application) -> dict[str, Any]:
-    """The body of /hearth/v1/status."""
+async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
+    """The body of /hearth/v1/status. Texts of conditions name folders: not for everybody."""
+    is_trusted = Scope.MANAGE in caller.scopes
     state = app[STATE]
     memory = await asyncio.to_thread(read_memory)
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
@@ -81,16 +86,20 @@ async def status_answer(app: web.Application) -> dict[str, Any]:
         "uptime_s": round(time.monotonic() - state.started_at, 3),
         "state": _word(state),
         "engine": app[SETTINGS].engine,
-        "models": [status_entry(model) for model in app[MODELS].loaded()],
+        "models": [
+            status_entry(model) for model in app[MODELS].loaded() if may_see(caller, model.name)
+        ],
         "memory": {"total": memory.total, "available": memory.available},
+        "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
         "trust": trust,
         "channels": [channel_entry(each) for each in channels],
         "problems": [
             *(f"{problem.path}: {problem.reason}" for problem in damaged),
             *await asyncio.to_thread(app[GATE].problems),
+            *app[ACCESS].problems,
             *damaged_channels,
         ],
-        "conditions": [entry(each) for each in await conditions_of(app)],
+        "conditions": [entry(each, whole=is_trusted) for each in await conditions_of(app)],
     }
 
 
@@ -100,6 +109,7 @@ async def plan(request: web.Request) -> web.StreamResponse:
     if not typed:
         raise FieldError("model", "model is required: /hearth/v1/plan?model=NAME")
     request[FIELDS]["model"] = typed
+    require_model(request, typed)
     try:
         stored = await asyncio.to_thread(request.app[LIBRARY].get, ModelName.parse(typed))
     except (ModelNameError, ModelNotFoundError) as error:

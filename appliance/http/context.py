@@ -14,6 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.access.caller import Caller
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -21,7 +24,7 @@ from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.device.device import Device
-from appliance.http.guard import Caller, Guard
+from appliance.http.guard import Guard
 from appliance.incidents import Incidents
 from appliance.library.library import Library
 from appliance.logs import Recent
@@ -40,6 +43,7 @@ class ServiceState:
     draining: bool = False  # stopping: what runs may finish, nothing new is taken
     started_at: float = field(default_factory=time.monotonic)  # time.monotonic()
     active: int = 0  # requests that are being handled
+    port: int = 0  # that the listener has, once it is open
     _finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
@@ -77,6 +81,8 @@ METRICS = web.AppKey("METRICS", Metrics)
 DEVICE = web.AppKey("DEVICE", Device)
 RECENT = web.AppKey("RECENT", Recent)
 INCIDENTS = web.AppKey("INCIDENTS", Incidents)
+ACCESS = web.AppKey("ACCESS", Access)
+BOX = web.AppKey("BOX", Box)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

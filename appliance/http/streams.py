@@ -17,6 +17,7 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http.access import require_model
 from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METRICS, SETTINGS
 from appliance.http.counting import JobClock
 from appliance.http.errors import Dialect, problem_of
@@ -64,6 +65,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
     """
     fields = request[FIELDS]
     fields["model"] = job.model
+    require_model(request, job.model)
     came = time.monotonic()
     clock = JobClock(request.app[METRICS], job.model, came)
     try:

@@ -9,6 +9,7 @@ to tests/bench/results/. Keep the machine quiet meanwhile.
 
 from __future__ import annotations
 
+import bench_access
 import bench_idle
 import bench_install
 import bench_latency
@@ -29,6 +30,7 @@ def main() -> None:
     for benchmark in (
         bench_idle,
         bench_metrics,
+        bench_access,
         bench_paged_host,
         bench_service,
         bench_install,
