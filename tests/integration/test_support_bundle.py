@@ -89,7 +89,7 @@ def test_the_log_in_it_is_bounded(box, tmp_path):
 
 def test_only_for_administrators(box):
     reply = send(box, "GET", "/hearth/v1/support", headers=[("X-Forwarded-For", "10.0.0.9")])
-    assert reply.status == 403
+    assert reply.status == 401
 
 
 def test_a_folder_that_cannot_be_written_is_said(box, tmp_path):
