@@ -9,7 +9,6 @@ import asyncio
 import io
 import json
 import platform
-import tarfile
 import time
 from importlib import metadata
 from typing import Any
@@ -102,6 +101,8 @@ def _models(library: Library, gate: Gate) -> list[dict[str, Any]]:
 
 
 def _pack(files: dict[str, str]) -> bytes:
+    import tarfile  # and the compressions below it, which nothing else here needs
+
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in files.items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec.structs import replace
 
-from appliance.bundles.spare import give_up, spare
+from appliance.bundles.spare import give_up, spare, spare_digests
 from appliance.bundles.state import BundleState, Kept, Staged
 
 DIGEST = "sha256:" + "0" * 64
@@ -45,6 +45,16 @@ def test_what_is_spare(case):
         after = give_up(state, release)
         assert after.active == state.active
         assert release not in after.kept
+
+
+def test_blobs_that_something_else_keeps_would_not_be_free():
+    a, b, c, d = (f"sha256:{letter * 64}" for letter in "abcd")
+    previous, active = (replace(ACTIVE, blobs=blobs) for blobs in ((a, b), (b, c)))
+    one = replace(FULL, active=active, previous=previous, staged=None)
+    other = replace(one, name="h/n/o:t", active=replace(active, blobs=(d,)), previous=None)
+    assert {str(digest) for digest in spare_digests([one, other])} == {a}
+    shares = replace(other, active=replace(active, blobs=(a,)))
+    assert spare_digests([one, shares]) == frozenset()
 
 
 def test_what_is_not_spare_any_more_is_left_alone():
