@@ -88,7 +88,6 @@ class Care:
         self._ledger = Ledger(settings.state / LEDGER)
         self._urgent: dict[Digest, None] = {}
         self._wake = asyncio.Event()
-        self.on_damage: Callable[[], None] = lambda: None
         self._reader = ThreadPoolExecutor(1, "care", initializer=_yield_the_disk)
 
     def check_now(self, digests: Iterable[Digest]) -> None:
@@ -179,7 +178,6 @@ class Care:
         if damage is None:
             return True
         models = ",".join(name.short for name in damage.models)
-        self.on_damage()
         log.warning("damaged blob=%s models=%s reason=%r", digest, models, reason)
         try:
             await self._repairs.repair(damage)

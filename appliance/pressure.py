@@ -53,6 +53,7 @@ class Pressure:
         incidents: Incidents,
         *,
         look_s: float = LOOK_S,
+        settle_s: float = SETTLE_S,
     ) -> None:
         self._models = models
         self._bundles = bundles
@@ -63,7 +64,7 @@ class Pressure:
         self._look_s = look_s
         self._loop = asyncio.get_running_loop()
         self._short = asyncio.Event()  # of memory, as the kernel says
-        self._heat = _Heat(look_s)
+        self._heat = Heat(round(settle_s / look_s))
         self._oom_kills: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,7 +118,12 @@ class Pressure:
     async def _watch_board(self, *, looks_at_memory: bool) -> None:
         while True:
             await self._models.wait_generating()
-            reading = await asyncio.to_thread(self._device.read)
+            try:
+                reading = await asyncio.to_thread(self._device.read)
+            except (OSError, ValueError) as error:  # the board is not what answers depend on
+                log.warning("the board cannot be read: %s", error)
+                await asyncio.sleep(SETTLE_S)
+                continue
             if looks_at_memory:
                 stall = reading.stalls.get("memory")
                 if stall is not None and stall.some10 > MEMORY_STALL:
@@ -158,13 +164,14 @@ class Pressure:
         self._incidents.note(kind, told)
 
 
-class _Heat:
+class Heat:
     """How many requests at once a hot board may take: half as many at each step, and up again by
     doubling when it was cool for a while."""
 
-    def __init__(self, look_s: float) -> None:
+    def __init__(self, settle_looks: int) -> None:
+        """settle_looks  between two changes, until the last one has told"""
         self.limit: int | None = None
-        self._settle_looks = max(1, round(SETTLE_S / look_s))
+        self._settle_looks = settle_looks
         self._wait = 0
         self._cool = 0
 
@@ -215,8 +222,8 @@ class Trigger:
         """Call `told` on the event loop each time; at most once in a window."""
 
         def ready() -> None:
-            if self._poll.poll(0):
-                told()
+            self._poll.poll(0)  # asyncio's own look has taken the event: there is nothing in it
+            told()
 
         asyncio.get_running_loop().add_reader(self._poll.fileno(), ready)
 

@@ -86,7 +86,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     library.on_format_error = partial(_check_from_thread, loop, care)
     metrics, incidents, device = Metrics(), Incidents(), Device(settings)
     transfers.pace.on_received = metrics.pull_bytes.add
-    care.on_damage = partial(metrics.verification_failures.add, 1, "stored")
+    library.on_damage = partial(_count_from_thread, loop, metrics)
     pressure = Pressure(models, bundles, transfers.space, device, metrics, incidents)
     models.on_worker_end = pressure.note_worker_end
     transfers.space.make_room = pressure.make_room
@@ -169,6 +169,10 @@ def _facts(access: Access) -> Facts:
 
 def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:
     loop.call_soon_threadsafe(care.check_now, [digest])
+
+
+def _count_from_thread(loop: asyncio.AbstractEventLoop, metrics: Metrics, _: Digest) -> None:
+    loop.call_soon_threadsafe(metrics.verification_failures.add, 1, "stored")
 
 
 def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:

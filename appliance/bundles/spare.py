@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from appliance.bundles.activate import Activator
 from appliance.bundles.state import BundleState, Kept
+from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
 
 log = logging.getLogger("hearth.bundles")
@@ -35,6 +36,17 @@ def give_up(state: BundleState, release: Kept) -> BundleState:
     if state.staged is not None and state.staged.release == release:
         return replace(state, staged=None)
     return replace(state, previous=None)
+
+
+def spare_digests(states: Iterable[BundleState]) -> frozenset[Digest]:
+    """The blobs that would be free if all that is spare were given up."""
+    gone: set[str] = set()
+    stays: set[str] = set()
+    for state in states:
+        given = spare(state)
+        for release in state.kept:
+            (gone if release in given else stays).update(release.blobs)
+    return frozenset(map(Digest.parse, gone - stays))
 
 
 def drop_spare(activator: Activator, states: Iterable[BundleState], wanted: int) -> list[str]:

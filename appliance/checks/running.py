@@ -120,9 +120,8 @@ def unclean_stop(facts: RunFacts) -> Iterator[Condition]:
 def killed_workers(facts: RunFacts) -> Iterator[Condition]:
     killed = [each for each in facts.incidents if each.kind is Kind.WORKER_OOM]
     if killed:
-        text = (
-            f"the kernel ended {_times(len(killed))} a model for lack of memory: {killed[-1].text}"
-        )
+        how_often = _times(len(killed))
+        text = f"for lack of memory the kernel ended a model {how_often}, last {killed[-1].text}"
         cure = "use a smaller model or context_length, or raise memory_reserve_mib"
         yield Condition("worker_oom", "memory ran out", text, Severity.WARNING, cure)
 
@@ -130,9 +129,9 @@ def killed_workers(facts: RunFacts) -> Iterator[Condition]:
 def crashed_workers(facts: RunFacts) -> Iterator[Condition]:
     crashed = [each for each in facts.incidents if each.kind is Kind.WORKER_CRASHED]
     if crashed:
-        text = f"a model's worker crashed {_times(len(crashed))}: {crashed[-1].text}"
+        text = f"it crashed {_times(len(crashed))} within a day, last {crashed[-1].text}"
         cure = "it starts again with the next request; if it goes on, get the model again"
-        yield Condition("worker_crashed", "a worker crashed", text, Severity.WARNING, cure)
+        yield Condition("worker_crashed", "a model's worker crashed", text, Severity.WARNING, cure)
 
 
 def unloaded(facts: RunFacts) -> Iterator[Condition]:

@@ -54,7 +54,6 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/hearth/v1/plan"): _CHAT,
     ("GET", "/hearth/v1/neighbours"): _CHAT,
     ("GET", "/hearth/v1/device"): _CHAT,
-    ("GET", "/metrics"): _MANAGE,
     ("GET", "/hearth/v1/live"): _CHAT,  # sections that need more are left out, see live.py
     ("GET", "/hearth/v1/bundles"): _CHAT,
     ("GET", "/hearth/v1/bundles/show"): _CHAT,
@@ -94,11 +93,12 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/hearth/v1/channels/resume"): _MANAGE,
     # say who may do what, and reach folders of the box
     ("GET", "/hearth/v1/pair"): _ADMIN,
-    ("GET", "/hearth/v1/support"): _ADMIN,
     ("GET", "/hearth/v1/keys"): _ADMIN,
     ("POST", "/hearth/v1/keys"): _ADMIN,
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
+    ("GET", "/hearth/v1/support"): _ADMIN,
+    ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,
     ("POST", "/hearth/v1/export"): _ADMIN,
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from appliance.access.caller import Scope
+from appliance.access.caller import Caller, Scope
 from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
@@ -67,17 +67,12 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 async def status(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/status: what the service is doing, for people and monitors. Bytes, seconds."""
-    caller, answer = request[CALLER], await status_answer(request.app)
-    answer["models"] = [
-        each for each in answer["models"] if may_see(caller, ModelName.parse(each["name"]))
-    ]
-    if Scope.MANAGE not in caller.scopes:
-        del answer["conditions"]  # they name folders of the box, as the doctor does
-    return json_response(answer)
+    return json_response(await status_answer(request.app, request[CALLER]))
 
 
-async def status_answer(app: web.Application) -> dict[str, Any]:
-    """The body of /hearth/v1/status."""
+async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
+    """The body of /hearth/v1/status. Texts of conditions name folders: not for everybody."""
+    is_trusted = Scope.MANAGE in caller.scopes
     state = app[STATE]
     memory = await asyncio.to_thread(read_memory)
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
@@ -88,7 +83,9 @@ async def status_answer(app: web.Application) -> dict[str, Any]:
         "uptime_s": round(time.monotonic() - state.started_at, 3),
         "state": _word(state),
         "engine": app[SETTINGS].engine,
-        "models": [status_entry(model) for model in app[MODELS].loaded()],
+        "models": [
+            status_entry(model) for model in app[MODELS].loaded() if may_see(caller, model.name)
+        ],
         "memory": {"total": memory.total, "available": memory.available},
         "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
         "trust": trust,
@@ -100,7 +97,7 @@ async def status_answer(app: web.Application) -> dict[str, Any]:
             *app[ACCESS].problems,
             *damaged_channels,
         ],
-        "conditions": [entry(each) for each in await conditions_of(app)],
+        "conditions": [entry(each, whole=is_trusted) for each in await conditions_of(app)],
     }
 
 

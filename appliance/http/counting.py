@@ -3,13 +3,15 @@
 Called for every request and every event of a job, so it costs a few microseconds and no more.
 """
 
+from functools import cache, lru_cache
+
 from aiohttp import web
 
 from appliance.chat.events import Done, Event, Started, Text
 from appliance.errors import DigestMismatchError, DownloadCorruptError
 from appliance.http.context import METRICS
 from appliance.library.names import ModelName
-from appliance.metrics import OTHER, Metrics
+from appliance.metrics import MAX_MODELS, OTHER, Metrics
 from appliance.trust.errors import TrustError
 
 # By the path of the route as it was registered; a path without a route is "other".
@@ -30,12 +32,17 @@ _DIALECTS = {"/api/": "ollama", "/v1/": "openai", "/hearth/": "hearth", "/v2/": 
 def note_request(request: web.Request, status: int, elapsed_s: float) -> None:
     """Count an answered request."""
     resource = request.match_info.route.resource
-    path = "" if resource is None else resource.canonical
-    dialect = next((d for prefix, d in _DIALECTS.items() if path.startswith(prefix)), "none")
-    route = _CLASSES.get(path) or (dialect if dialect in {"hearth", "registry"} else OTHER)
+    route, dialect = _kind("" if resource is None else resource.canonical)
     metrics = request.app[METRICS]
     metrics.requests.add(1, route, dialect, str(status))
     metrics.request_s.observe(elapsed_s, route)
+
+
+@cache
+def _kind(path: str) -> tuple[str, str]:
+    """Route class and dialect of a registered path; there are as many as routes."""
+    dialect = next((d for prefix, d in _DIALECTS.items() if path.startswith(prefix)), "none")
+    return _CLASSES.get(path) or (dialect if dialect in {"hearth", "registry"} else OTHER), dialect
 
 
 def note_failure(metrics: Metrics, error: BaseException) -> None:
@@ -94,5 +101,10 @@ class JobClock:
 
 
 def _label(metrics: Metrics, typed: str) -> str:
+    return metrics.model(_one_name(typed))
+
+
+@lru_cache(MAX_MODELS)
+def _one_name(typed: str) -> str:
     """Clients type a name in several ways; it is one model."""
-    return metrics.model(ModelName.parse(typed).short.lower())
+    return ModelName.parse(typed).short.lower()

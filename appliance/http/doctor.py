@@ -32,12 +32,11 @@ def answer(conditions: list[Condition]) -> dict[str, Any]:
     }
 
 
-def entry(condition: Condition) -> dict[str, str]:
-    """A condition; also of /hearth/v1/status."""
+def entry(condition: Condition, *, whole: bool = True) -> dict[str, str]:
+    """A condition; also of /hearth/v1/status, for guests without what names things of this box."""
     return {
         "code": condition.code,
         "severity": condition.severity,
         "title": condition.title,
-        "text": condition.text,
-        "cure": condition.cure,
+        **({"text": condition.text, "cure": condition.cure} if whole else {}),
     }

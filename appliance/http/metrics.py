@@ -8,7 +8,7 @@ the paged engine.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -33,6 +33,7 @@ STATS_TIMEOUT_S = 1.0  # a worker in a long step answers after it
 THROTTLE_REASONS = ("undervoltage", "freq_cap", "thermal", "soft_temp_limit", "over_current")
 
 Stats = dict[str, dict[str, Any]]
+Reserve = Callable[[int], int]  # what of a disk of so many bytes stays free
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
@@ -108,7 +109,7 @@ def _bundles(counted: Metrics, states: Iterable[BundleState]) -> Iterator[Family
     yield info
 
 
-def _device(reading: DeviceReading, reserve: Any) -> Iterator[Family]:
+def _device(reading: DeviceReading, reserve: Reserve) -> Iterator[Family]:
     celsius = gauge("hearth_temperature_celsius", "Temperature sensors.", ("zone",))
     for zone in reading.zones:
         celsius.set(zone.celsius, zone.name)
@@ -142,7 +143,7 @@ def _device(reading: DeviceReading, reserve: Any) -> Iterator[Family]:
         yield kills
 
 
-def _disks(reading: DeviceReading, reserve: Any) -> Iterator[Family]:
+def _disks(reading: DeviceReading, reserve: Reserve) -> Iterator[Family]:
     mount = ("mount",)
     free = gauge("hearth_disk_free_bytes", "Free on the disks of our folders.", mount)
     size = gauge("hearth_disk_bytes", "Size of these disks.", mount)

@@ -9,7 +9,6 @@ import asyncio
 import io
 import json
 import platform
-import tarfile
 import time
 from importlib import metadata
 from typing import Any
@@ -21,6 +20,7 @@ from appliance.config import Settings
 from appliance.hardware import read_gpus
 from appliance.http.admin import status_answer
 from appliance.http.context import (
+    CALLER,
     DEVICE,
     GATE,
     INCIDENTS,
@@ -40,7 +40,7 @@ LIBRARIES = ("aiohttp", "llama-cpp-python", "msgspec", "torch", "triton", "tuf",
 async def bundle(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/support, for administrators."""
     app = request.app
-    documents: dict[str, Any] = {"status.json": await status_answer(app)}
+    documents: dict[str, Any] = {"status.json": await status_answer(app, request[CALLER])}
     documents["incidents.json"] = [
         {"at_s": each.at_s, "kind": each.kind, "text": each.text}
         for each in app[INCIDENTS].latest()
@@ -101,6 +101,8 @@ def _models(library: Library, gate: Gate) -> list[dict[str, Any]]:
 
 
 def _pack(files: dict[str, str]) -> bytes:
+    import tarfile  # and the compressions below it, which nothing else here needs
+
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in files.items():

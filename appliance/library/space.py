@@ -36,25 +36,23 @@ class Space:
     def require(self, wanted: int, what: str) -> None:
         """Raise DiskFullError with the exact bytes unless `wanted` may be taken for `what`."""
         make_folders(self.folder)
-        if (missing := self._missing(wanted)) <= 0:
-            return
-        self.make_room(missing)
-        if self._missing(wanted) > 0:
+        for is_last in (False, True):
             disk = shutil.disk_usage(self.folder)
-            needs = f"{what} needs {wanted} bytes and " if wanted else f"{what} is refused: "
-            raise disk_full(
-                f"{needs}{self.reserve(disk.total)} must stay free (disk_reserve_mib), the disk has"
-                f" {disk.free}"
-            )
+            kept = self.reserve(disk.total)
+            if (missing := wanted + kept - disk.free) <= 0:
+                return
+            if not is_last:
+                self.make_room(missing)
+        needs = f"{what} needs {wanted} bytes and" if wanted else f"{what} is refused:"
+        raise disk_full(
+            f"{needs} {kept} must stay free (disk_reserve_mib), the disk has {disk.free}"
+        )
 
     def missing(self) -> int:
         """Bytes that must become free again for the reserve to be whole; 0 or less: none."""
         make_folders(self.folder)
-        return self._missing(0)
+        disk = shutil.disk_usage(self.folder)
+        return self.reserve(disk.total) - disk.free
 
     def reserve(self, disk_bytes: int) -> int:
         return reserve_bytes(disk_bytes, self._reserve_mib)
-
-    def _missing(self, wanted: int) -> int:
-        disk = shutil.disk_usage(self.folder)
-        return wanted + self.reserve(disk.total) - disk.free

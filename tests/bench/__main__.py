@@ -13,6 +13,7 @@ import bench_access
 import bench_idle
 import bench_install
 import bench_latency
+import bench_metrics
 import bench_page
 import bench_paged_floor
 import bench_paged_host
@@ -29,6 +30,7 @@ def main() -> None:
     argv = ["--quick"] if options.quick else []
     for benchmark in (
         bench_idle,
+        bench_metrics,
         bench_access,
         bench_paged_host,
         bench_service,
