@@ -97,10 +97,11 @@ async def box(app: web.Application) -> dict[str, Any]:
 async def queue(app: web.Application) -> dict[str, Any]:
     """Who is served, who waits, how fast tokens come."""
     demand = app[MODELS].demand()
+    rate = app[METER].per_second(time.monotonic()) if demand else 0.0
     return {
         "running": sum(each.running for each in demand),
         "waiting": sum(each.waiting for each in demand),
-        "tokens_per_s": round(app[METER].per_second(time.monotonic()), 1),
+        "tokens_per_s": round(rate, 1),
         "models": [
             {
                 "name": each.name.short,

@@ -1,5 +1,5 @@
-"""What does the page cost: bytes, requests, time until a person can use it, and memory and CPU of
-the service while ten of them are open?
+"""What does the page cost: bytes, requests, time until a person can use it, and what ten open pages
+cost the service?
 
 Chromium on the same machine, over loopback, with an empty cache each time; once as it is and once
 with its CPU slowed four times, about a phone. "Interactive" is when every control is there and

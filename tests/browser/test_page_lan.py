@@ -137,6 +137,7 @@ def test_a_new_box_is_claimed_by_the_code_of_its_qr(phone, lan):
     expect(page.locator("#claim [role=alert]")).to_be_visible()
     page.goto("about:blank")
     page.goto(pair["claim_url"])
+    expect(page.locator("#claim")).to_be_in_viewport()
     page.get_by_label(re.compile("^Your name")).fill("Ann's phone")
     page.get_by_role("button", name="Claim", exact=True).click()
     people = page.locator("#people")

@@ -29,6 +29,7 @@ export function people() {
   claim.node.hidden = !code;
   node.hidden = !code;
 
+  let isShown = !code;
   watch(["me"], ({ me }) => {
     node.hidden = !me && !code;
     out.hidden = !key.get();
@@ -39,6 +40,8 @@ export function people() {
     enter.hidden = Boolean(me.key) || me.ring === "here";
     claim.node.hidden = me.claimed;
     owner.show(may("admin"), me);
+    if (!isShown && !me.claimed) requestAnimationFrame(claim.focus); // all that is above has its height by now
+    isShown = true;
   });
   watchLink(({ word, error }) => {
     if (word !== "locked") return;
@@ -56,10 +59,8 @@ export function people() {
       h("button.quiet", { type: "button", onclick: () => (secret.hidden = true) }, t("close")));
     secret.hidden = false;
     secret.focus();
-    secret.scrollIntoView({ block: "center" });
+    secret.scrollIntoView({ block: "center", behavior: "instant" });
   }
-
-  if (code) queueMicrotask(() => claim.focus());
   return node;
 }
 
@@ -104,7 +105,7 @@ function claimForm(code, showSecret) {
     }
   });
   const focus = () => {
-    node.scrollIntoView({ block: "center" });
+    node.scrollIntoView({ block: "center", behavior: "instant" });
     go.focus({ preventScroll: true });
   };
   return { node, focus };

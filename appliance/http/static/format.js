@@ -20,6 +20,7 @@ export function bytes(n) {
 
 /** A length of time in its two largest units. */
 export function duration(seconds) {
+  if (seconds < 1) return `${whole.format(seconds * 1000)} ms`;
   if (seconds < 10) return `${tenth.format(Math.max(0, seconds))} s`;
   if (seconds < 90) return `${whole.format(seconds)} s`;
   const minutes = Math.round(seconds / 60);

@@ -63,7 +63,7 @@ const en = {
   "chat.private": "This conversation lives in this tab alone. Closing it forgets everything.",
   "chat.try.1": "What can you do?",
   "chat.try.2": "How do I connect my phone?",
-  "chat.try.3": "Is what I type private?",
+  "chat.try.3": "Is my data private?",
   "chat.you": "You",
   "chat.log": "Conversation",
   "chat.thinking": "Thinking…",
