@@ -23,6 +23,7 @@ from appliance.config import Settings
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import ServiceState, version
+from appliance.http.door import Door, Limits
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
@@ -84,23 +85,21 @@ async def _serve(settings: Settings) -> None:
         )
     )
     async with AsyncExitStack() as stack:
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=CLOSE_TIMEOUT_S,
-            auto_decompress=False,  # body.py: compressed bodies are refused
-        )
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
         await runner.setup()
+        assert runner.server is not None  # there since setup
+        door = Door(runner.server, Limits.of(settings))
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
         stack.push_async_callback(bundles.close)
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
-        address = await _listen(runner, settings)
+        stack.callback(door.close)
+        address = await _listen(door, settings)
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
+            visiting = background.create_task(door.run_forever())
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
@@ -112,6 +111,7 @@ async def _serve(settings: Settings) -> None:
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+            visiting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 
@@ -139,11 +139,11 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+async def _listen(door: Door, settings: Settings) -> str:
     """Open the port; returns the address as a URL, with the real port if 0 was asked for."""
     host, port = settings.address
     try:
-        await web.TCPSite(runner, host, port).start()
+        bound_host, bound_port = (await door.listen(host, port))[0]
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise ConfigError(
@@ -152,7 +152,6 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
             if taken
             else "choose an address of this machine with --host",
         ) from error
-    bound_host, bound_port, *_ = runner.addresses[0]
     return (
         f"http://[{bound_host}]:{bound_port}"
         if ":" in bound_host

@@ -33,6 +33,7 @@ from appliance.http import (
 from appliance.http import (
     channels as channel_routes,
 )
+from appliance.http.body import BODIES, BODIES_AT_ONCE, Bodies
 from appliance.http.context import (
     BUNDLES,
     CHANNELS,
@@ -50,7 +51,7 @@ from appliance.http.context import (
     ServiceState,
 )
 from appliance.http.guard import Guard
-from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.http.middleware import add_headers, drain, expect_later, guard, invite, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
@@ -84,7 +85,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, drain],
+        middlewares=[observe, guard, drain, invite],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -99,11 +100,19 @@ def build_app(parts: Parts) -> web.Application:
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[STATE] = parts.state
+    app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
     app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
     app.on_response_prepare.append(add_headers)
-    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
-    app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
+    routes = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
+    routes += [web.post(path, admin.not_yet) for path in _NOT_YET]
+    app.add_routes(_inviting_later(route) for route in routes)
     return app
+
+
+def _inviting_later(route: web.RouteDef) -> web.RouteDef:
+    """The route, with the answer to an Expect header left to the middleware `invite`."""
+    options = {**route.kwargs, "expect_handler": expect_later}
+    return web.RouteDef(route.method, route.path, route.handler, options)
 
 
 def _own_routes() -> list[web.RouteDef]:

@@ -6,13 +6,14 @@ In this order, so that a refusal is logged and has the dialect's shape like any 
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from appliance.errors import OverloadedError
 from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
-from appliance.http.errors import Dialect, Problem, problem_of
+from appliance.http.errors import Dialect, ExpectationError, Problem, problem_of
 from appliance.http.guard import OriginKind, require_administrator
 from appliance.http.logline import write_failure, write_line
+from appliance.http.malformed import require_plain_request
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,6 +72,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError
+    require_plain_request(request)
     info = transport.get_extra_info
     caller = request.app[GUARD].admit(request.headers, info("peername"), info("sockname"))
     request[CALLER] = caller
@@ -85,6 +87,25 @@ async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.app[STATE].draining and request.path not in _ALWAYS:
         wait_s = max(1, round(request.app[SETTINGS].drain_timeout_s))
         raise OverloadedError("the service is stopping, please try again", retry_after_s=wait_s)
+    return await handler(request)
+
+
+async def expect_later(_request: web.Request) -> None:
+    """What routes do about an Expect header before all middlewares: nothing yet."""
+
+
+@web.middleware
+async def invite(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Ask for the body of a client that waits to be asked (RFC 9110, 10.1.1), once it is admitted.
+
+    The last of the middlewares: nobody who is refused is asked for a body.
+    """
+    expectation = request.headers.get("Expect")
+    if expectation is not None and request.version >= HttpVersion11:
+        if expectation.strip().lower() != "100-continue":
+            raise ExpectationError(f"Expect: {expectation[:40]!r} cannot be met; 100-continue can")
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
     return await handler(request)
 
 
