@@ -14,16 +14,20 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.access.access import Access
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.db import Database
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import ServiceState, version
 from appliance.http.door import Door, Limits
+from appliance.http.https import Tls
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
@@ -60,11 +64,15 @@ async def _serve(settings: Settings) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
+    access = Access(settings, Database(settings.state))
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
+    box = await asyncio.to_thread(Box.open, settings.state)
+    await access.open()
+    tls = Tls(settings, box)
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
@@ -81,28 +89,37 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
+            access=access,
+            box=box,
+            tls=tls,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(access.close)  # last: notes of the last requests are kept
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
         await runner.setup()
         assert runner.server is not None  # there since setup
-        door = Door(runner.server, Limits.of(settings))
+        limits = Limits.of(settings)
+        door = Door(runner.server, limits)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
         stack.push_async_callback(bundles.close)
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         stack.callback(door.close)
-        address = await _listen(door, settings)
+        stack.callback(tls.close)
+        address, state.port = await _listen(door, settings)
+        await tls.open(runner.server, limits)
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             visiting = background.create_task(door.run_forever())
+            securing = background.create_task(tls.run_forever())
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            admitting = background.create_task(access.run_forever())
             await stop.wait()
             caring.cancel()
             polling.cancel()
@@ -111,7 +128,9 @@ async def _serve(settings: Settings) -> None:
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+            admitting.cancel()
             visiting.cancel()
+            securing.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 
@@ -139,8 +158,8 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(door: Door, settings: Settings) -> str:
-    """Open the port; returns the address as a URL, with the real port if 0 was asked for."""
+async def _listen(door: Door, settings: Settings) -> tuple[str, int]:
+    """Open the port; the address as a URL, and the real port if 0 was asked for."""
     host, port = settings.address
     try:
         bound_host, bound_port = (await door.listen(host, port))[0]
@@ -152,11 +171,8 @@ async def _listen(door: Door, settings: Settings) -> str:
             if taken
             else "choose an address of this machine with --host",
         ) from error
-    return (
-        f"http://[{bound_host}]:{bound_port}"
-        if ":" in bound_host
-        else (f"http://{bound_host}:{bound_port}")
-    )
+    shown = f"[{bound_host}]" if ":" in bound_host else bound_host
+    return f"http://{shown}:{bound_port}", bound_port
 
 
 async def _drain(state: ServiceState, timeout_s: float) -> None:

@@ -24,6 +24,9 @@ VERBS = {
     "trust": "appliance.cli.trust:trust",
     "bundle": "appliance.cli.bundle:bundle",
     "channel": "appliance.cli.channel:channel",
+    "pair": "appliance.cli.pair:pair",
+    "keys": "appliance.cli.keys:keys",
+    "tls": "appliance.cli.tls:tls",
     "scrub": "appliance.cli.scrub:scrub",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
@@ -37,12 +40,13 @@ def _print_version(context: click.Context, _option: click.Parameter, asked: bool
         return
     from importlib import metadata
 
-    from appliance.cli.address import find_address
+    from appliance.cli.address import find_address, find_trusted
     from appliance.cli.client import Client, ClientError
 
     mine = metadata.version("hearth")
     try:
-        answer = Client(find_address(None, os.environ)).get("/api/version")
+        trusted = find_trusted(None, os.environ)
+        answer = Client(find_address(None, os.environ), trusted=trusted).get("/api/version")
         theirs = answer.get("hearth", answer.get("version"))
     except ClientError:
         click.echo(f"hearth version is {mine}")

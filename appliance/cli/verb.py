@@ -1,31 +1,66 @@
-"""What the verbs share: the `--host` and `--json` options and the shape of their results."""
+"""What the verbs share: `--host`, `--key`, `--ca` and `--json`, and the shape of their results."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from appliance.cli.address import find_address
+from appliance.cli.address import find_address, find_trusted
 from appliance.cli.client import Client, Json
+
+_KEY, _CA = "hearth.key", "hearth.ca"  # in the context's meta
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def connects(verb: F) -> F:
-    """Give a verb `--host` and pass it a `client` for that address."""
+    """Give a verb `--host`, `--key` and `--ca` and pass it a `client` for that address."""
 
-    def open_client(_context: click.Context, _option: click.Parameter, host: str | None) -> Client:
-        return Client(find_address(host, os.environ))
+    def open_client(context: click.Context, _option: click.Parameter, host: str | None) -> Client:
+        trusted = find_trusted(context.meta.get(_CA), os.environ)
+        return Client(find_address(host, os.environ), find_key(context, os.environ), trusted)
 
+    with_key = click.option(
+        "--key",
+        metavar="KEY",
+        expose_value=False,
+        is_eager=True,  # before the client is made, in any order of the options
+        callback=_keep_key,
+        help="Send this key instead of HEARTH_KEY",
+    )(verb)
+    with_ca = click.option(
+        "--ca",
+        metavar="FILE",
+        expose_value=False,
+        is_eager=True,
+        callback=_keep_ca,
+        help="Trust this certificate authority for https instead of HEARTH_CA",
+    )(with_key)
     return click.option(
         "--host",
         "client",
         metavar="ADDRESS",
         callback=open_client,
         help="Connect to this address instead of HEARTH_HOST or OLLAMA_HOST",
-    )(verb)
+    )(with_ca)
+
+
+def find_key(context: click.Context, environ: Mapping[str, str]) -> str:
+    """The key to send, from `--key` or HEARTH_KEY; empty if there is none. Raises UsageError."""
+    key = (context.meta.get(_KEY) or environ.get("HEARTH_KEY") or "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise click.UsageError("the key has characters that no key has; it looks like hearth_…_…")
+    return str(key)
+
+
+def _keep_key(context: click.Context, _option: click.Parameter, key: str | None) -> None:
+    context.meta[_KEY] = key
+
+
+def _keep_ca(context: click.Context, _option: click.Parameter, file: str | None) -> None:
+    context.meta[_CA] = file
 
 
 def answers_json(verb: F) -> F:

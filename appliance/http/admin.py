@@ -11,9 +11,12 @@ from aiohttp import web
 from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
+from appliance.http.access import may_see, require_model
 from appliance.http.admin_wire import plan_answer, trust_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
+    ACCESS,
+    CALLER,
     CHANNELS,
     FIELDS,
     GATE,
@@ -22,6 +25,7 @@ from appliance.http.context import (
     REPOSITORIES,
     SETTINGS,
     STATE,
+    TLS,
     ServiceState,
     version,
 )
@@ -75,14 +79,21 @@ async def status(request: web.Request) -> web.StreamResponse:
             "uptime_s": round(time.monotonic() - state.started_at, 3),
             "state": _word(state),
             "engine": app[SETTINGS].engine,
-            "models": [status_entry(model) for model in app[MODELS].loaded()],
+            "models": [
+                status_entry(model)
+                for model in app[MODELS].loaded()
+                if may_see(request[CALLER], model.name)
+            ],
             "memory": {"total": memory.total, "available": memory.available},
+            "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
             "trust": trust,
             "channels": [channel_entry(each) for each in channels],
             "problems": [
                 *(f"{problem.path}: {problem.reason}" for problem in damaged),
                 *await asyncio.to_thread(app[GATE].problems),
+                *app[ACCESS].problems,
                 *damaged_channels,
+                *(condition.text for condition in app[TLS].conditions()),
             ],
         }
     )
@@ -94,6 +105,7 @@ async def plan(request: web.Request) -> web.StreamResponse:
     if not typed:
         raise FieldError("model", "model is required: /hearth/v1/plan?model=NAME")
     request[FIELDS]["model"] = typed
+    require_model(request, typed)
     try:
         stored = await asyncio.to_thread(request.app[LIBRARY].get, ModelName.parse(typed))
     except (ModelNameError, ModelNotFoundError) as error:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -19,6 +21,7 @@ from appliance.http import (
     admin,
     blobs,
     doctor,
+    keys,
     media,
     ollama,
     ollama_models,
@@ -26,6 +29,7 @@ from appliance.http import (
     openai,
     registry,
     scrub,
+    tls,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -33,8 +37,11 @@ from appliance.http import (
 from appliance.http import (
     channels as channel_routes,
 )
+from appliance.http.access import admit
 from appliance.http.body import BODIES, BODIES_AT_ONCE, Bodies
 from appliance.http.context import (
+    ACCESS,
+    BOX,
     BUNDLES,
     CHANNELS,
     CHAT,
@@ -47,10 +54,12 @@ from appliance.http.context import (
     REPOSITORIES,
     SETTINGS,
     STATE,
+    TLS,
     TRANSFERS,
     ServiceState,
 )
 from appliance.http.guard import Guard
+from appliance.http.https import Tls
 from appliance.http.middleware import add_headers, drain, expect_later, guard, invite, observe
 from appliance.library.library import Library
 from appliance.models.manager import Models
@@ -78,6 +87,9 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    access: Access
+    box: Box
+    tls: Tls
     state: ServiceState
 
 
@@ -85,7 +97,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, drain, invite],
+        middlewares=[observe, guard, admit, drain, invite],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -101,12 +113,21 @@ def build_app(parts: Parts) -> web.Application:
     app[TRANSFERS] = parts.transfers
     app[STATE] = parts.state
     app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
-    app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
+    app[ACCESS] = parts.access
+    app[BOX] = parts.box
+    app[TLS] = parts.tls
+    names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
+    app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
     app.on_response_prepare.append(add_headers)
-    routes = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
-    routes += [web.post(path, admin.not_yet) for path in _NOT_YET]
-    app.add_routes(_inviting_later(route) for route in routes)
+    app.add_routes(_inviting_later(route) for route in all_routes())
     return app
+
+
+def all_routes() -> list[web.RouteDef]:
+    """Every route that there is; `access.py` says what each needs."""
+    not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
+    known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
+    return [*known, *not_yet]
 
 
 def _inviting_later(route: web.RouteDef) -> web.RouteDef:
@@ -120,6 +141,16 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/", admin.root),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
+        web.get("/hearth/v1/me", keys.me),
+        web.post("/hearth/v1/claim", keys.claim),
+        web.get("/hearth/v1/pair", keys.pair),
+        web.get("/hearth/v1/keys", keys.list_keys),
+        web.post("/hearth/v1/keys", keys.create_key),
+        web.delete("/hearth/v1/keys/{id}", keys.revoke_key),
+        web.get("/hearth/v1/audit", keys.audit),
+        web.get("/hearth/v1/tls", tls.show),
+        web.get("/hearth/v1/ca.crt", tls.ca_crt),
+        web.post("/hearth/v1/tls/renew", tls.renew),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),

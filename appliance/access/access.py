@@ -1,0 +1,302 @@
+"""Who may do what: the one that is asked. Puts rings, keys, claim and audit together.
+
+A right key always gets in, whatever its address did before; wrong ones of one address are answered
+with a wait after some. Owns the database's access tables and the watch of the interfaces.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from appliance.access.audit import Audit
+from appliance.access.caller import (
+    EVERYTHING,
+    NOTHING,
+    Caller,
+    KeyFacts,
+    OriginKind,
+    Ring,
+    Scope,
+    clean_user,
+    expand,
+    site_of,
+)
+from appliance.access.claim import Claim
+from appliance.access.interfaces import LinkAddress, read_addresses, watch
+from appliance.access.keys import Key, Keys, looks_like_key
+from appliance.access.rings import Neighbourhood
+from appliance.config import Settings
+from appliance.db import Database
+from appliance.errors import (
+    ApplianceError,
+    ForbiddenError,
+    LibraryError,
+    RateLimitedError,
+    UnauthorizedError,
+)
+
+log = logging.getLogger("hearth.access")
+
+RESET_FILE = "reset-claim"
+WRONG_KEYS = 10  # of one address, until it is told to wait
+WRONG_KEYS_S = 600.0
+MAX_GUESSERS = 1024
+FLUSH_S = 2.0  # how long notes for the database gather
+RETRY_S = 60.0  # after the database could not be written
+OWNER = "owner"  # the name of a key that was claimed without one
+
+
+@dataclass(slots=True)
+class _Guesser:
+    count: int
+    since: float
+
+
+class Access:
+    """Access to one box. `open` first, `run_forever` as a task, `close` last."""
+
+    def __init__(
+        self, settings: Settings, database: Database, now: Callable[[], float] = time.time
+    ) -> None:
+        self.lan = settings.access_lan
+        self.keys = Keys(database)
+        self.claim = Claim(database)
+        self.audit = Audit(database, now)
+        self.near = Neighbourhood()
+        self.problems = database.problems
+        self._reset_file = settings.state / RESET_FILE
+        self._database = database
+        self._now = now
+        self._changing = asyncio.Lock()  # one claim at a time
+        self._guessers: OrderedDict[str, _Guesser] = OrderedDict()
+        self._has_notes = asyncio.Event()
+        self._links: list[LinkAddress] = []
+
+    async def open(self) -> None:
+        """Read what is stored, make a new box's code, obey a `reset-claim` file."""
+        await self._database.open()
+        await self.keys.load()
+        await self.claim.load()
+        if await asyncio.to_thread(self._reset_file.exists):
+            await self._reset()
+        with suppress(OSError):  # run_forever says it
+            self._be_on(await asyncio.to_thread(read_addresses))
+        if not self.is_claimed:
+            log.info("this box has no owner yet; `hearth pair` on it shows how to claim it")
+
+    async def run_forever(self) -> None:
+        """Follow the interfaces and write what was noted."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch(self._be_on))
+            group.create_task(self._write_forever())
+
+    async def close(self) -> None:
+        """Write what was noted and let go of the database."""
+        await self._flush()
+        await self._database.close()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether somebody owns the box."""
+        return self.claim.is_claimed or self.keys.has_admin
+
+    @property
+    def code(self) -> str | None:
+        """The claim code of a box without an owner, for people at the box."""
+        return None if self.is_claimed else self.claim.code
+
+    def addresses(self) -> list[str]:
+        """Our addresses on the network as people would type them, IPv4 first."""
+        found = [link.address for link in self._links if not link.address.is_link_local]
+        return [str(a) for a in sorted(found, key=lambda a: not isinstance(a, IPv4Address))]
+
+    def identify(self, caller: Caller, token: str, user: str) -> Caller:
+        """`caller` with its key and scopes. `token` is what it sent as a key, or empty.
+
+        Many clients must send some key and send any word; that is no key, and they are guests.
+        Raises UnauthorizedError and RateLimitedError for a wrong token of our own form.
+        """
+        key = self._key_of(caller, token) if looks_like_key(token) else None
+        believed = clean_user(user) if key or caller.is_local else ""
+        scopes = scopes_of(caller.ring, caller.origin, key, self.lan)
+        return replace(caller, key=key, user=believed, scopes=scopes)
+
+    def require(self, caller: Caller, scope: Scope) -> None:
+        """Raise UnauthorizedError or ForbiddenError unless `caller` may do this."""
+        if scope not in caller.scopes:
+            raise refusal(caller, scope, self.lan, is_claimed=self.is_claimed)
+
+    async def claim_box(self, caller: Caller, code: str, name: str) -> tuple[Key, str]:
+        """Make the caller, who read the code on the box, its owner: one admin key and its token.
+
+        Raises ForbiddenError, ConflictError, RateLimitedError.
+        """
+        if caller.ring is Ring.OUTSIDE or (caller.ring is Ring.LAN and self.lan == "off"):
+            raise ForbiddenError(
+                "a box is claimed from its own network, not through a proxy or from afar",
+                hint="connect to it directly, or run `hearth keys create NAME --scope admin` there",
+            )
+        facts = KeyFacts("", name or OWNER, frozenset({Scope.ADMIN}))
+        now = self._now()
+        is_here = caller.is_local and Scope.ADMIN in caller.scopes
+        async with self._changing:
+            try:
+                if self.keys.has_admin:
+                    self.claim.is_claimed = True
+                await self.claim.check(code, now, is_here=is_here)
+                made = await self.keys.create(facts, now, lambda c: self.claim.record(c, now))
+            except ApplianceError as error:
+                self.note(caller, "claim", name, error.code, is_refused=True)
+                raise
+            self.claim.is_claimed = True
+        self.note(caller, "claim", made[0].facts.id, "ok")
+        return made
+
+    async def create_key(self, facts: KeyFacts) -> tuple[Key, str]:
+        """A new key and its token. The first key of an administrator makes the box an owned one."""
+        now = self._now()
+        async with self._changing:
+            owns = Scope.ADMIN in facts.scopes
+            also = (lambda c: self.claim.record(c, now)) if owns else (lambda _: None)
+            made = await self.keys.create(facts, now, also)
+            self.claim.is_claimed |= owns
+        return made
+
+    async def revoke_key(self, key_id: str) -> Key:
+        """From now on the key is worth nothing. Raises NotFoundError."""
+        return await self.keys.revoke(key_id, self._now())
+
+    def note(
+        self, caller: Caller, action: str, target: str, outcome: str, *, is_refused: bool = False
+    ) -> None:
+        """Put a line into the audit log, soon."""
+        if self.audit.note(who(caller), action, target, outcome, is_refused=is_refused):
+            self._has_notes.set()
+
+    def _key_of(self, caller: Caller, token: str) -> KeyFacts:
+        key = self.keys.find(token)
+        if key is None:
+            raise self._wrong_key(caller)
+        if self.keys.note_use(key.id, self._now()):
+            self._has_notes.set()
+        return key
+
+    def _wrong_key(self, caller: Caller) -> ApplianceError:
+        """Count one more wrong key of this address; the answer to it."""
+        now, site = self._now(), site_of(caller.address)
+        guesser = self._guessers.pop(site, None)
+        if guesser is None or not 0 <= now - guesser.since < WRONG_KEYS_S:
+            guesser = _Guesser(0, now)
+        guesser.count += 1
+        self._guessers[site] = guesser
+        if len(self._guessers) > MAX_GUESSERS:
+            self._guessers.popitem(last=False)
+        if guesser.count <= WRONG_KEYS:
+            return UnauthorizedError(
+                "this key is wrong or was revoked",
+                hint="check the key in your app, or ask the box's owner for a new one"
+                " (`hearth keys create NAME` on the box)",
+            )
+        self.note(caller, "key", "", f"{WRONG_KEYS} wrong keys", is_refused=True)
+        rest_s = max(1, round(guesser.since + WRONG_KEYS_S - now))
+        return RateLimitedError(
+            f"more than {WRONG_KEYS} wrong keys came from {caller.address or 'this machine'}",
+            retry_after_s=rest_s,
+            hint="correct the key in your app: a right one is taken at once",
+        )
+
+    async def _reset(self) -> None:
+        """The physical act: somebody who can write the state folder takes the box back."""
+        try:
+            count = await self.keys.revoke_all(self._now())
+            await self.claim.rearm()
+            await asyncio.to_thread(self._reset_file.unlink)
+        except (ApplianceError, OSError) as error:
+            log.error("the claim could not be reset: %s", error)  # noqa: TRY400 - says it all
+            return
+        log.warning("reset-claim was found: %d keys are revoked, there is a new code", count)
+        self.audit.note("this box", "reset", "", f"{count} keys revoked")
+
+    def _be_on(self, links: list[LinkAddress]) -> None:
+        self._links = links
+        self.near.replace(link.network for link in links)
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._has_notes.wait()
+            await asyncio.sleep(FLUSH_S)
+            self._has_notes.clear()
+            if not await self._flush():
+                await asyncio.sleep(RETRY_S)
+                self._has_notes.set()
+
+    async def _flush(self) -> bool:
+        if not self._database.is_durable:
+            return True  # said at the start
+        try:
+            await self.keys.flush()
+            await self.audit.flush()
+        except LibraryError as error:
+            log.warning("uses of keys and the audit log wait to be written: %s", error)
+            return False
+        return True
+
+
+def scopes_of(ring: Ring, origin: OriginKind, key: KeyFacts | None, lan: str) -> frozenset[Scope]:
+    """What a caller may do. `lan` is the setting access_lan.
+
+    A key says what its holder wants to be, also on the box itself. Pages of desktop apps and
+    browser extensions infer, whatever key they hold.
+    """
+    if lan == "off" and ring is not Ring.HERE:
+        scopes = NOTHING
+    elif key is not None:
+        scopes = expand(key.scopes)
+    elif ring is Ring.HERE:
+        scopes = EVERYTHING
+    elif ring is Ring.LAN and lan == "open":
+        scopes = frozenset({Scope.CHAT})
+    else:
+        scopes = NOTHING
+    return scopes & {Scope.CHAT} if origin is OriginKind.APP else scopes
+
+
+def refusal(caller: Caller, scope: Scope, lan: str, *, is_claimed: bool) -> ApplianceError:
+    """The answer to a caller that lacks `scope`: what is needed, and how to get it."""
+    if caller.origin is OriginKind.APP and scope is not Scope.CHAT:
+        return ForbiddenError(
+            f"apps of the origin {caller.origin_text[:100]!r} may use models but not change them",
+            hint="use `hearth` on the box, or add the origin to allowed_origins",
+        )
+    if lan == "off" and not caller.is_local:
+        return ForbiddenError(
+            "this box answers nobody on the network (access_lan is off)",
+            hint="use it on the box itself, or let its owner set access_lan to open or keys",
+        )
+    if caller.key is not None:
+        return ForbiddenError(
+            f"the key {caller.key.name!r} has not the scope {scope}, which this needs",
+            hint=f"ask the box's owner for one (`hearth keys create NAME --scope {scope}`)",
+        )
+    if scope is not Scope.CHAT and not is_claimed:
+        return UnauthorizedError(
+            "only the owner's key may do this from the network, and this box has no owner yet",
+            hint="run `hearth pair` on the box and claim it, or do this on the box itself",
+        )
+    place = caller.address if caller.ring is Ring.LAN else "outside or through a proxy"
+    return UnauthorizedError(
+        f"this needs a key with the scope {scope}, and the request comes without one from {place}",
+        hint="send it as `Authorization: Bearer hearth_…`, the command in HEARTH_KEY; the owner of"
+        f" the box makes one with `hearth keys create NAME --scope {scope}`",
+    )
+
+
+def who(caller: Caller) -> str:
+    """A caller as the audit log names it."""
+    place = "this box" if caller.is_local else caller.address
+    return f"{caller.key.name} ({caller.key.id}) at {place}" if caller.key else place
