@@ -19,6 +19,7 @@ import bench_paged_online
 import bench_paged_throughput
 import bench_service
 import bench_single_stream
+import bench_tls
 import harness
 
 
@@ -36,6 +37,7 @@ def main() -> None:
         bench_paged_online,
         bench_paged_throughput,
         bench_single_stream,
+        bench_tls,
     ):
         benchmark.main(argv)
 

@@ -45,7 +45,14 @@ def forged(authority, name, folder):
     return path
 
 
+class _Site(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """A browser that refuses the certificate is what is wanted."""
+
+
 class _Page(http.server.BaseHTTPRequestHandler):
+    timeout = 10
+
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", "5")
@@ -61,8 +68,10 @@ def serve_forged(authority, name, folder):
     """A site on loopback with that certificate; its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(forged(authority, name, folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server = _Site(("127.0.0.1", 0), _Page)
+    listening = server.socket  # each handshake in its own thread: browsers open spare connections
+    server.socket = context.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
