@@ -2,25 +2,31 @@
 
 import asyncio
 import hmac
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
 from appliance.access import keys as keys_module
-from appliance.access.access import RESET_FILE, WRONG_KEYS, Access
+from appliance.access.access import RESET_FILE, Access
 from appliance.access.audit import KEPT, MAX_VALUE
 from appliance.access.caller import Caller, KeyFacts, OriginKind, Ring, Scope
 from appliance.access.claim import LOCK_S, MAX_TRIES
+from appliance.access.guessers import WRONG_KEYS
 from appliance.access.keys import KEPT_REVOKED
 from appliance.config import load_settings
 from appliance.db import FILE, Database
 from appliance.errors import (
     ConflictError,
+    DiskFullError,
     ForbiddenError,
+    LibraryError,
     NotFoundError,
     RateLimitedError,
     UnauthorizedError,
 )
+from tests.fakes.loop_disk import fill, small_disk
+from tests.fakes.waiting import until
 
 PHONE = Caller("192.168.1.7", Ring.LAN)
 BOX = Caller("", Ring.HERE, scopes=frozenset(Scope))
@@ -208,6 +214,7 @@ async def test_a_new_box_is_claimed_once(start):
         assert access.keys.find(token).name == "Anna"
         assert access.is_claimed
         assert access.code is None
+        await access.revoke_key(key.facts.id)  # it stays owned
         with pytest.raises(ConflictError, match="has an owner"):
             await access.claim_box(PHONE, code, "Eve")
     async with start() as access:
@@ -340,6 +347,45 @@ async def test_a_box_whose_database_was_lost_is_claimed_anew(start, tmp_path):
         await access.claim_box(PHONE, access.code, "Anna")
 
 
+async def test_a_full_disk_makes_no_half_keys(tmp_path, clock):
+    with small_disk(tmp_path, 4) as disk:
+        settings = await asyncio.to_thread(load_settings, {"state": str(disk)}, {}, None)
+        access = Access(settings, Database(disk), clock)
+        await access.open()
+        try:
+            await asyncio.to_thread(fill, disk / "filler")
+            access.note(PHONE, "POST /api/pull", "llama", "ok")
+            with pytest.raises(DiskFullError):
+                await make_many(access)  # the file has some room left
+            known = len(access.keys.list())
+            (disk / "filler").unlink()
+            await access.keys.load()
+            assert len(access.keys.list()) == known
+            await access.create_key(CHAT)
+            assert (await access.audit.entries(1))[0].target == "llama"
+        finally:
+            await access.close()
+
+
+async def test_a_key_that_cannot_be_revoked_for_good_is_refused_now(start, tmp_path):
+    async with start() as access:
+        key, token = await access.create_key(CHAT)
+    (tmp_path / f"{FILE}-wal").mkdir()  # so that SQLite cannot write, as on a broken disk
+    (tmp_path / f"{FILE}-wal" / "x").touch()
+    async with start() as access:
+        assert access.keys.find(token) == key.facts
+        with pytest.raises(LibraryError, match="refused until a restart"):
+            await access.revoke_key(key.facts.id)
+        assert access.keys.find(token) is None
+        with pytest.raises(LibraryError, match="nothing was changed"):
+            await access.create_key(CHAT)
+
+
+async def make_many(access):
+    for _ in range(200):
+        await access.create_key(CHAT)
+
+
 # -- audit -------------------------------------------------------------------------------------
 
 
@@ -385,3 +431,16 @@ async def test_no_secret_is_in_the_audit_log(start):
     assert token not in text
     assert code not in text
     assert "wrong keys" in text
+
+
+async def test_notes_are_written_by_themselves(start, tmp_path):
+    def written():
+        with closing(sqlite3.connect(tmp_path / FILE)) as other:
+            return other.execute("SELECT target FROM audit").fetchall()
+
+    async with start() as access:
+        running = asyncio.create_task(access.run_forever())
+        access.note(PHONE, "POST /api/pull", "llama", "ok")
+        await until(lambda: written() == [("llama",)])
+        running.cancel()
+        await asyncio.wait([running])

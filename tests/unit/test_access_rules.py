@@ -6,7 +6,6 @@ from ipaddress import ip_address, ip_network
 import pytest
 from aiohttp import web
 
-from appliance.access.access import refusal, scopes_of, who
 from appliance.access.caller import (
     EVERYTHING,
     Caller,
@@ -18,6 +17,8 @@ from appliance.access.caller import (
     expand,
     site_of,
 )
+from appliance.access.guessers import MAX_GUESSERS, PERIOD_S, WRONG_KEYS, Guessers
+from appliance.access.policy import refusal, scopes_of, who
 from appliance.access.rings import Neighbourhood, ring_of
 from appliance.errors import ForbiddenError, UnauthorizedError
 from appliance.http.access import NEEDS, need_of
@@ -168,8 +169,47 @@ def test_only_harmless_routes_are_for_everybody():
     assert [route for method, route in free if method == "POST"] == ["/hearth/v1/claim"]
 
 
+def test_what_a_guest_may_send():
+    """Written out, so that a slip in the table shows: all else that is sent changes something."""
+    asks = {"generate", "chat", "embed", "embeddings", "show", "rerank", "tokenize", "detokenize"}
+    asks = {f"/api/{word}" for word in asks}
+    openai = {"chat/completions", "completions", "embeddings", "responses", "rerank"}
+    openai |= {"messages", "messages/count_tokens", "audio/transcriptions"}
+    asks |= {f"/v1/{word}" for word in openai} | {"/hearth/v1/claim"}
+    sent = {
+        route
+        for (method, route), scope in NEEDS.items()
+        if method not in {"GET", "HEAD"} and scope in {None, Scope.CHAT}
+    }
+    assert sent == asks
+
+
+def test_what_tells_secrets_or_paths_is_not_for_guests():
+    for route in ("pair", "keys", "audit", "doctor", "bundles/why"):
+        assert NEEDS["GET", f"/hearth/v1/{route}"] in {Scope.MANAGE, Scope.ADMIN}
+    administrators = {route for (_, route), scope in NEEDS.items() if scope is Scope.ADMIN}
+    assert {"/hearth/v1/keys", "/hearth/v1/keys/{id}", "/hearth/v1/import"} <= administrators
+
+
 def test_an_unknown_route_needs_the_highest_scope():
     assert need_of("POST", "/hearth/v1/new") is Scope.ADMIN
     assert need_of("PUT", "/api/tags") is Scope.ADMIN
     assert need_of("HEAD", "/api/tags") is Scope.CHAT
     assert need_of("HEAD", "/api/blobs/{digest}") is Scope.MANAGE
+
+
+def test_a_flood_of_guessing_addresses_is_bounded():
+    guessers = Guessers()
+    for number in range(MAX_GUESSERS * 2):
+        assert guessers.count(f"site {number}", 0.0) == 0
+    assert len(guessers) == MAX_GUESSERS
+
+
+def test_a_guesser_waits_for_the_rest_of_the_period():
+    guessers = Guessers()
+    waits = [guessers.count("10.0.0.7", 100.0) for _ in range(WRONG_KEYS + 1)]
+    assert waits == [0] * WRONG_KEYS + [PERIOD_S]
+    assert guessers.count("10.0.0.8", 100.0) == 0
+    assert guessers.count("10.0.0.7", 100.0 + PERIOD_S - 5) == 5
+    assert guessers.count("10.0.0.7", 100.0 + PERIOD_S) == 0
+    assert guessers.count("10.0.0.7", 50.0) == 0  # a clock that was set back locks nobody out
