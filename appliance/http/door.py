@@ -116,6 +116,10 @@ class Door:
             listening.close()
         self._sockets.clear()
 
+    def came(self, visitor: "Visitor") -> None:
+        """A connection was made; over TLS, its handshake is done."""
+        self._visitors.add(visitor)
+
     def left(self, visitor: "Visitor") -> None:
         """A visitor, or what would have become one, is gone."""
         self._visitors.discard(visitor)
@@ -151,7 +155,6 @@ class Door:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: visitor, connection, ssl=self._context, ssl_handshake_timeout=timeout_s
             )
-            self._visitors.add(visitor)
         except OSError as error:  # no handshake, not in time, or the peer is gone
             log.debug("no connection from=%s: %s", address, error)
         finally:
@@ -246,6 +249,7 @@ class Visitor(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._is_made = True
         super().connection_made(transport)
+        self._door.came(self)
         self._start_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:

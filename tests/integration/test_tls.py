@@ -1,5 +1,6 @@
 """HTTPS of a real service, judged by openssl, by Python's own ssl and by the command."""
 
+import asyncio
 import json
 import re
 import socket
@@ -7,9 +8,17 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
+from appliance.access.authority import Clock, Wanted
+from appliance.box import Box
+from appliance.config import load_settings
+from appliance.http.door import Limits
+from appliance.http.https import Tls
 from tests.fakes.thief import forged
 from tests.fakes.waiting import wait_for
 from tests.integration.raw_http import send
@@ -309,3 +318,29 @@ def test_a_restart_keeps_everything(start_service, tmp_path):
     first.stop()
     second = start_service(state, tls="on", tls_port=0)
     assert ssl.get_server_certificate(("127.0.0.1", facts(second)["port"])) == before
+
+
+async def test_a_new_address_counts_without_a_restart(tmp_path):
+    """Names and addresses change under a running service: a lease, a renamed box, a set clock."""
+    now_s = int(time.time())
+    wanted = Wanted(("localhost",), ("127.0.0.1",), now_s, Clock.RIGHT)
+    settings = load_settings({"state": str(tmp_path), "tls": "on", "tls_port": "0"}, {})
+    tls = Tls(settings, Box.open(tmp_path), look=lambda: wanted)
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    await tls.open(runner.server, Limits.of(settings))
+    serving = asyncio.create_task(tls.run_forever())
+    try:
+        first = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", tls.port))
+        await tls.refresh()
+        again = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", tls.port))
+        assert again == first
+        wanted = replace(wanted, addresses=("127.0.0.1", "192.168.7.9"))
+        await tls.refresh()
+        other = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", tls.port))
+        assert other != first
+        assert tls.leaf.names == ["localhost", "127.0.0.1", "192.168.7.9"]
+    finally:
+        serving.cancel()
+        tls.close()
+        await runner.cleanup()
