@@ -324,8 +324,10 @@ async def test_a_new_address_counts_without_a_restart(tmp_path):
     """Names and addresses change under a running service: a lease, a renamed box, a set clock."""
     now_s = int(time.time())
     wanted = Wanted(("localhost",), ("127.0.0.1",), now_s, Clock.RIGHT)
-    settings = load_settings({"state": str(tmp_path), "tls": "on", "tls_port": "0"}, {})
-    tls = Tls(settings, Box.open(tmp_path), look=lambda: wanted)
+    flags = {"state": str(tmp_path), "tls": "on", "tls_port": "0"}
+    settings = await asyncio.to_thread(load_settings, flags, {})
+    box = await asyncio.to_thread(Box.open, tmp_path)
+    tls = Tls(settings, box, look=lambda: wanted)
     runner = web.AppRunner(web.Application())
     await runner.setup()
     await tls.open(runner.server, Limits.of(settings))
