@@ -131,6 +131,21 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def _name(text: str) -> str:
+    name = " ".join(text.split())
+    if len(name.encode()) > 63 or not name.isprintable():
+        raise ValueError("a name of at most 63 bytes on one line, or empty")
+    return name
+
+
+def _interfaces(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.:@*?-]{1,32}", name):
+            raise ValueError("names of network interfaces like eth0 or wl*, separated by commas")
+    return names
+
+
 def _model_engines(text: str) -> Mapping[str, str]:
     """`name=engine, …`; the names are looked at by who knows their grammar (models/choice.py)."""
     wishes = {}
@@ -183,10 +198,15 @@ SETTINGS: tuple[Setting, ...] = (
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
     Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
     Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
-    Setting("discovery", "off", _choice("off"), "announce on the local network"),
     Setting("access_lan", "open", _choice("open", "keys", "off"),
             "who on the network may use models: open lets guests chat and list, keys wants a key of"
             " everybody, off answers nobody but the box itself"),
+    Setting("name", "", _name, "what people call this box; empty: Hearth and a part of its id"),
+    Setting("discovery", "on", _choice("on", "off"),
+            "announce on the local network and look for others, if the service listens there"),
+    Setting("discovery_interfaces", "", _interfaces,
+            "network interfaces to announce on, like eth0,wl*; empty: all that are no container,"
+            " tunnel or modem"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
@@ -260,8 +280,10 @@ class Settings:
     models: Path | None
     engine: str
     model_engines: Mapping[str, str]  # model name as written -> engine
+    name: str
     discovery: str
     access_lan: str
+    discovery_interfaces: tuple[str, ...]  # patterns of interface names
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
     keep_alive: float  # seconds; inf: for ever

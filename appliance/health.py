@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from appliance.discovery.discovery import DiscoveryStatus, Word
 from appliance.hardware import Memory
 from appliance.library.library import Problem
 from appliance.trust.clock import DAY_S, ClockState, TrustedTime
@@ -84,6 +85,7 @@ class Facts:
     clock: TrustedTime | None = None
     repositories: Sequence[RepositoryState] = ()
     has_database: bool = False
+    discovery: DiscoveryStatus | None = None  # of a running service
 
 
 def examine(facts: Facts) -> list[Condition]:
@@ -247,6 +249,30 @@ def database(facts: Facts) -> Iterator[Condition]:
         yield Condition("database_absent", "no database", text, Severity.NOTE)
 
 
+def discovery(facts: Facts) -> Iterator[Condition]:
+    found = facts.discovery
+    if found is None or not found.problem:
+        return
+    if found.word is Word.BLOCKED:
+        yield Condition(
+            "discovery_blocked",
+            "not found by name on the network",
+            found.problem,
+            Severity.WARNING,
+            "let other programs share the port: in avahi-daemon.conf set disallow-other-stacks=no,"
+            " or set discovery to off",
+        )
+    else:
+        yield Condition(
+            "discovery_no_network",
+            "on no network",
+            found.problem,
+            Severity.WARNING,
+            "plug in a cable or join a Wi-Fi; if this interface is meant, name it in"
+            " discovery_interfaces",
+        )
+
+
 Check = Callable[[Facts], Iterable[Condition]]
 CHECKS: tuple[Check, ...] = (
     folders,
@@ -259,6 +285,7 @@ CHECKS: tuple[Check, ...] = (
     clock,
     repositories,
     database,
+    discovery,
 )
 
 

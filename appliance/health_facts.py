@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.config import MIB, Settings
+from appliance.discovery.discovery import DiscoveryStatus
 from appliance.errors import ApplianceError
 from appliance.hardware import read_memory
 from appliance.health import Facts, Folder, PartialBlob, RepositoryState
@@ -20,8 +21,13 @@ from appliance.trust.repositories import Repositories
 DATABASE = "hearth.db"
 
 
-def read_facts(settings: Settings, library: Library, trust: Repositories) -> Facts:
-    """Blocking."""
+def read_facts(
+    settings: Settings,
+    library: Library,
+    trust: Repositories,
+    discovery: DiscoveryStatus | None = None,
+) -> Facts:
+    """Blocking. `discovery` is the running service's."""
     blobs = library.blobs.root
     repositories = list(_repositories(trust))
     floor_s = max(RELEASED_S, *(r.issued_s or 0 for r in repositories), 0)
@@ -35,6 +41,7 @@ def read_facts(settings: Settings, library: Library, trust: Repositories) -> Fac
         reserve_bytes=settings.memory_reserve_mib * MIB,
         clock=judge_clock(read_clock(), floor_s),
         repositories=repositories,
+        discovery=discovery,
         has_database=(settings.state / DATABASE).is_file(),
     )
 

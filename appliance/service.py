@@ -23,16 +23,19 @@ from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.db import Database
+from appliance.discovery.discovery import Discovery
+from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import ServiceState, version
 from appliance.http.door import Door, Limits
-from appliance.http.https import Tls
+from appliance.http.https import Tls, here
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
 from appliance.models.manager import Models
+from appliance.network import Network
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -70,10 +73,13 @@ async def _serve(settings: Settings) -> None:
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
-    box = await asyncio.to_thread(Box.open, settings.state)
     await access.open()
-    tls = Tls(settings, box)
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
+    network = Network()
+    box = await asyncio.to_thread(Box.open, settings.state, settings.name)
+    discovery = Discovery(settings, box, network, lambda: _facts(access, tls))
+    tls = Tls(settings, box, here(network, lambda: discovery.box.host_name))
+    network.on_change.append(tls.look_now)
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
@@ -89,6 +95,7 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
+            discovery=discovery,
             access=access,
             box=box,
             tls=tls,
@@ -109,8 +116,10 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         stack.callback(door.close)
         stack.callback(tls.close)
-        address, state.port = await _listen(door, settings)
+        address, bound = await _listen(door, settings)
         await tls.open(runner.server, limits)
+        stack.push_async_callback(discovery.close)
+        state.port = bound[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
@@ -119,8 +128,14 @@ async def _serve(settings: Settings) -> None:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            following = background.create_task(network.run_forever())
+            discovering = background.create_task(discovery.run_forever(bound))
             admitting = background.create_task(access.run_forever())
             await stop.wait()
+            discovering.cancel()
+            following.cancel()
+            await asyncio.wait([discovering])
+            background.create_task(discovery.close())  # nobody new is sent to us
             caring.cancel()
             polling.cancel()
             await channels.close()
@@ -133,6 +148,17 @@ async def _serve(settings: Settings) -> None:
             securing.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
+
+
+def _facts(access: Access, tls: Tls) -> Facts:
+    """What strangers on the network are told of the box."""
+    return Facts(
+        version(),
+        auth="open" if access.lan == "open" else "keys",
+        state="owned" if access.is_claimed else "new",
+        tls_port=tls.port if tls.fingerprint() else None,
+        fingerprint=tls.fingerprint(),
+    )
 
 
 def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:
@@ -158,11 +184,12 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(door: Door, settings: Settings) -> tuple[str, int]:
-    """Open the port; the address as a URL, and the real port if 0 was asked for."""
+async def _listen(door: Door, settings: Settings) -> tuple[str, list[tuple[str, int]]]:
+    """Open the port. Returns the address as a URL, with the real port if 0 was asked for, and all
+    that is listened on: `[::]` is both families, as for Ollama."""
     host, port = settings.address
     try:
-        bound_host, bound_port = (await door.listen(host, port))[0]
+        bound = await door.listen(host, port)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise ConfigError(
@@ -171,8 +198,11 @@ async def _listen(door: Door, settings: Settings) -> tuple[str, int]:
             if taken
             else "choose an address of this machine with --host",
         ) from error
+    bound_host, bound_port = bound[0]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-    return f"http://{shown}:{bound_port}", bound_port
+    if host == "::":
+        bound.append(("0.0.0.0", bound_port))  # noqa: S104 - what the socket is bound to
+    return f"http://{shown}:{bound_port}", bound
 
 
 async def _drain(state: ServiceState, timeout_s: float) -> None:

@@ -11,6 +11,7 @@ from appliance.cli.address import find_address, find_trusted
 from appliance.cli.client import Client, Json
 
 _KEY, _CA = "hearth.key", "hearth.ca"  # in the context's meta
+BOX = "hearth.box"  # where `hearth --box NAME` leaves the name for the verb, in Context.meta
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,8 +20,18 @@ def connects(verb: F) -> F:
     """Give a verb `--host`, `--key` and `--ca` and pass it a `client` for that address."""
 
     def open_client(context: click.Context, _option: click.Parameter, host: str | None) -> Client:
-        trusted = find_trusted(context.meta.get(_CA), os.environ)
-        return Client(find_address(host, os.environ), find_key(context, os.environ), trusted)
+        key, trusted = (
+            find_key(context, os.environ),
+            find_trusted(context.meta.get(_CA), os.environ),
+        )
+        box = context.meta.get(BOX)
+        if box is None:
+            return Client(find_address(host, os.environ), key, trusted)
+        if host is not None:
+            raise click.UsageError("--box and --host both say where to connect; give one of them")
+        from appliance.cli.find import find_box
+
+        return Client(find_box(box), key)
 
     with_key = click.option(
         "--key",

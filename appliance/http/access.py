@@ -52,6 +52,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v1/models/{model}"): _CHAT,
     ("GET", "/hearth/v1/status"): _CHAT,
     ("GET", "/hearth/v1/plan"): _CHAT,
+    ("GET", "/hearth/v1/neighbours"): _CHAT,  # what everybody on the link can hear
     ("GET", "/hearth/v1/bundles"): _CHAT,
     ("GET", "/hearth/v1/bundles/show"): _CHAT,
     ("GET", "/hearth/v1/channels"): _CHAT,

@@ -18,6 +18,7 @@ from appliance.http.context import (
     ACCESS,
     CALLER,
     CHANNELS,
+    DISCOVERY,
     FIELDS,
     GATE,
     LIBRARY,
@@ -30,6 +31,7 @@ from appliance.http.context import (
     version,
 )
 from appliance.http.errors import FieldError, NotYetError
+from appliance.http.neighbours import status_entry as discovery_entry
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
 from appliance.http.streams import unknown_model
@@ -87,6 +89,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "memory": {"total": memory.total, "available": memory.available},
             "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
             "trust": trust,
+            "discovery": discovery_entry(app[DISCOVERY].status()),
             "channels": [channel_entry(each) for each in channels],
             "problems": [
                 *(f"{problem.path}: {problem.reason}" for problem in damaged),

@@ -17,12 +17,14 @@ from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
     blobs,
     doctor,
     keys,
     media,
+    neighbours,
     ollama,
     ollama_models,
     ollama_transfer,
@@ -41,10 +43,10 @@ from appliance.http.access import admit
 from appliance.http.body import BODIES, BODIES_AT_ONCE, Bodies
 from appliance.http.context import (
     ACCESS,
-    BOX,
     BUNDLES,
     CHANNELS,
     CHAT,
+    DISCOVERY,
     EXPORTER,
     GATE,
     GUARD,
@@ -87,6 +89,7 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    discovery: Discovery
     access: Access
     box: Box
     tls: Tls
@@ -111,13 +114,18 @@ def build_app(parts: Parts) -> web.Application:
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
+    app[DISCOVERY] = parts.discovery
     app[STATE] = parts.state
     app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
     app[ACCESS] = parts.access
-    app[BOX] = parts.box
     app[TLS] = parts.tls
-    names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
-    app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
+    app[GUARD] = Guard.of(
+        socket.gethostname(),
+        [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name],
+        settings.allowed_origins,
+        parts.access.near,
+        announced=parts.discovery.own_hosts,
+    )
     app.on_response_prepare.append(add_headers)
     app.add_routes(_inviting_later(route) for route in all_routes())
     return app
@@ -154,6 +162,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

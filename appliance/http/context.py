@@ -16,13 +16,13 @@ from aiohttp import web
 
 from appliance.access.access import Access
 from appliance.access.caller import Caller
-from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.discovery.discovery import Discovery
 from appliance.http.guard import Guard
 from appliance.http.https import Tls
 from appliance.library.library import Library
@@ -72,11 +72,11 @@ BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
+DISCOVERY = web.AppKey("DISCOVERY", Discovery)
 TLS = web.AppKey("TLS", Tls)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 ACCESS = web.AppKey("ACCESS", Access)
-BOX = web.AppKey("BOX", Box)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

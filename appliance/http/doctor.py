@@ -7,14 +7,14 @@ from aiohttp import web
 
 from appliance.health import Condition, examine, is_well
 from appliance.health_facts import read_facts
-from appliance.http.context import LIBRARY, REPOSITORIES, SETTINGS, TLS
+from appliance.http.context import DISCOVERY, LIBRARY, REPOSITORIES, SETTINGS, TLS
 from appliance.http.ollama import json_response
 
 
 async def doctor(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/doctor: conditions, the worst first; `healthy` if all are mere notes."""
     app = request.app
-    parts = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
+    parts = app[SETTINGS], app[LIBRARY], app[REPOSITORIES], app[DISCOVERY].status()
     found = examine(await asyncio.to_thread(read_facts, *parts))
     return json_response(answer([*app[TLS].conditions(), *found]))
 

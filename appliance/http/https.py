@@ -11,16 +11,17 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 
 from appliance.access.authority import Authority, Clock, Leaf, Wanted, signable
-from appliance.access.interfaces import read_addresses
 from appliance.box import Box
 from appliance.config import Settings
 from appliance.errors import ApplianceError, ConfigError
 from appliance.health import Condition, Severity
 from appliance.http.door import Door, Limits
+from appliance.network import Network, read_interfaces
 from appliance.threads import to_end
 from appliance.trust.clock import RELEASED_S, ClockState, judge_clock, read_clock
 
@@ -38,20 +39,16 @@ _CLOCKS = {
 class Tls:
     """HTTPS of one service. With `tls` off it does nothing and holds nothing."""
 
-    def __init__(
-        self, settings: Settings, box: Box, *, look: "Callable[[], Wanted] | None" = None
-    ) -> None:
-        """look  what the certificate should say now; blocking. Else this machine is asked."""
-        hostname = socket.gethostname()
-        label = f"hearth-{box.id[-6:]}"
-        names = signable(label, hostname)
+    def __init__(self, settings: Settings, box: Box, look: Callable[[], Wanted]) -> None:
+        """look  what the certificate should say now; blocking"""
+        names = signable(f"hearth-{box.id[-6:]}", socket.gethostname())
         self.is_on = settings.tls == "on"
         self.port: int | None = None  # when it is open
         self.problem: ApplianceError | None = None
         self.leaf: Leaf | None = None
         self._settings = settings
-        self._box = box
-        self._look = look or (lambda: _look(box, names))
+        self._look = look
+        self._wake = asyncio.Event()
         self._authority = Authority(settings.state / "tls", f"Hearth {box.id[-6:]}", names)
         self._context: ssl.SSLContext | None = None
         self._door: Door | None = None
@@ -83,8 +80,15 @@ class Tls:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._door.run_forever())
             while True:
-                await asyncio.sleep(LOOK_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._wake.wait()
+                self._wake.clear()
                 await self.refresh()
+
+    def look_now(self) -> None:
+        """The addresses or the name of this machine may be others now."""
+        self._wake.set()
 
     def close(self) -> None:
         """Stop listening."""
@@ -139,20 +143,25 @@ class Tls:
         return leaf
 
 
-def _look(box: Box, names: list[str]) -> Wanted:
-    """This machine's names, addresses and clock."""
-    time = judge_clock(read_clock())
-    try:
-        found = [str(link.address) for link in read_addresses()]
-    except OSError:
-        found = []  # a sandbox; the names remain
-    system = [name for name in names if not name.startswith(f"hearth-{box.id[-6:]}")]
-    return Wanted(
-        names=(box.host_name, *system),
-        addresses=("127.0.0.1", "::1", *sorted(found)),
-        now_s=RELEASED_S if time.state is ClockState.SUSPECT else time.now_s,
-        clock=_CLOCKS[time.state],
-    )
+def here(network: Network, host_name: Callable[[], str]) -> Callable[[], Wanted]:
+    """Tells what a certificate of this machine should say: its names, addresses and clock."""
+    label = socket.gethostname().lower().partition(".")[0]
+
+    def look() -> Wanted:
+        time = judge_clock(read_clock())
+        interfaces = network.interfaces
+        with suppress(OSError):  # a sandbox: the names remain
+            interfaces = interfaces or read_interfaces()
+        lans = [each for each in interfaces if not each.is_loopback]
+        found = sorted(str(address.ip) for lan in lans for address in lan.addresses)
+        return Wanted(
+            names=(host_name(), "localhost", f"{label}.local", label),
+            addresses=("127.0.0.1", "::1", *found),
+            now_s=RELEASED_S if time.state is ClockState.SUSPECT else time.now_s,
+            clock=_CLOCKS[time.state],
+        )
+
+    return look
 
 
 def _context() -> ssl.SSLContext:

@@ -5,7 +5,7 @@ from aiohttp import web
 from appliance.access.keys import Key
 from appliance.http import keys_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import ACCESS, BOX, CALLER, FIELDS, SETTINGS, STATE
+from appliance.http.context import ACCESS, CALLER, DISCOVERY, FIELDS, SETTINGS, STATE
 from appliance.http.errors import FieldError
 from appliance.http.ollama import json_response
 
@@ -25,7 +25,9 @@ async def claim(request: web.Request) -> web.StreamResponse:
     if not body.code.strip():
         raise FieldError("code", "code is required; `hearth pair` on the box shows it")
     name = wire.name_of(body.name) if body.name else ""
-    return _made(*await request.app[ACCESS].claim_box(request[CALLER], body.code, name))
+    key, token = await request.app[ACCESS].claim_box(request[CALLER], body.code, name)
+    request.app[DISCOVERY].refresh()  # it says whether the box is owned
+    return _made(key, token)
 
 
 async def pair(request: web.Request) -> web.StreamResponse:
@@ -55,6 +57,7 @@ async def create_key(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.KeyBody)
     key, token = await request.app[ACCESS].create_key(body.facts())
     request[FIELDS]["target"] = key.facts.id
+    request.app[DISCOVERY].refresh()
     return _made(key, token)
 
 
@@ -86,6 +89,6 @@ def _addresses(request: web.Request) -> list[str]:
         return []
     if host not in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return [host]
-    names = [request.app[BOX].host_name] if request.app[SETTINGS].discovery == "on" else []
-    found = [a for a in request.app[ACCESS].addresses() if (":" in a) is (host == "::")]
-    return [*found, *names]
+    announced = request.app[DISCOVERY].status()
+    found = [a for a in request.app[ACCESS].addresses() if ":" not in a or host == "::"]
+    return [*(announced.addresses or found), *filter(None, [announced.host])]

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from appliance.errors import NotFoundError
 from appliance.http.body import read_json
-from appliance.http.context import TLS
+from appliance.http.context import DISCOVERY, TLS
 from appliance.http.https import Tls
 from appliance.http.ollama import json_response
 from appliance.http.tls_wire import RenewBody, tls_answer
@@ -39,6 +39,9 @@ async def renew(request: web.Request) -> web.StreamResponse:
     await tls.refresh(anew=True, authority=body.authority)
     if tls.problem is not None:
         raise tls.problem
+    request.app[
+        DISCOVERY
+    ].refresh()  # a new authority has a new key, whose fingerprint is announced
     return json_response(_answer(tls))
 
 

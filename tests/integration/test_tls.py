@@ -20,7 +20,7 @@ from appliance.config import load_settings
 from appliance.http.door import Limits
 from appliance.http.https import Tls
 from tests.fakes.thief import forged
-from tests.fakes.waiting import wait_for
+from tests.fakes.waiting import until, wait_for
 from tests.integration.raw_http import send
 
 
@@ -327,7 +327,7 @@ async def test_a_new_address_counts_without_a_restart(tmp_path):
     flags = {"state": str(tmp_path), "tls": "on", "tls_port": "0"}
     settings = await asyncio.to_thread(load_settings, flags, {})
     box = await asyncio.to_thread(Box.open, tmp_path)
-    tls = Tls(settings, box, look=lambda: wanted)
+    tls = Tls(settings, box, lambda: wanted)
     runner = web.AppRunner(web.Application())
     await runner.setup()
     await tls.open(runner.server, Limits.of(settings))
@@ -338,7 +338,8 @@ async def test_a_new_address_counts_without_a_restart(tmp_path):
         again = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", tls.port))
         assert again == first
         wanted = replace(wanted, addresses=("127.0.0.1", "192.168.7.9"))
-        await tls.refresh()
+        tls.look_now()
+        await until(lambda: "192.168.7.9" in tls.leaf.names)
         other = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", tls.port))
         assert other != first
         assert tls.leaf.names == ["localhost", "127.0.0.1", "192.168.7.9"]
