@@ -58,6 +58,14 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _reserve(text: str) -> int | None:
+    if text.strip() == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,9}", text.strip()):
+        raise ValueError("'auto' or a whole number from 0 to 999999999")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"\d{1,9}(\.\d+)?", text.strip()):
         raise ValueError("a number of seconds, 0 or more")
@@ -215,6 +223,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_loaded_models", "3", _whole(1, 64), "models in memory at once"),
     Setting("max_queue", "64", _whole(1, 100_000), "requests that may wait for one model"),
     Setting("memory_reserve_mib", "512", _whole(0, 2**20), "memory that models leave free"),
+    Setting("disk_reserve_mib", "auto", _reserve,
+            "disk space that models leave free; auto: a twentieth of the disk, 2 GiB at least, of a"
+            " small disk a quarter"),
     Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
     Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
     Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
@@ -292,6 +303,7 @@ class Settings:
     max_loaded_models: int
     max_queue: int
     memory_reserve_mib: int
+    disk_reserve_mib: int | None  # None: what suits the disk
     load_timeout_s: float
     drain_timeout_s: float
     write_timeout_s: float

@@ -1,7 +1,5 @@
 """The verb discover: boxes and other model servers on the local network."""
 
-import asyncio
-
 import click
 
 from appliance.cli.client import Client, ClientError, Json, ServiceDownError
@@ -37,6 +35,8 @@ def discover(client: Client, as_json: bool) -> None:
 
 
 def _look_around() -> Json:
+    import asyncio  # no verb that needs no event loop pays for it
+
     from appliance.discovery.browse import look_around
     from appliance.discovery.discovery import DiscoveryStatus, Word
     from appliance.http.neighbours import answer

@@ -1,7 +1,5 @@
 """Finding a box by its name on the local network: `hearth --box kitchen …`."""
 
-import asyncio
-
 from appliance.cli.address import Address
 from appliance.cli.client import ClientError
 from appliance.cli.inert import inert
@@ -14,6 +12,8 @@ def find_box(name: str) -> Address:
 
     Raises ClientError, which lists what was found, unless there is exactly one.
     """
+    import asyncio  # no verb that needs no event loop pays for it
+
     from appliance.discovery.browse import look_around
     from appliance.discovery.neighbours import Neighbour
 

@@ -116,6 +116,11 @@ class Guard:
             hint="use its IP address or host name, or add the name to allowed_hosts",
         )
 
+    def check_own(self, host: str, local: object) -> None:
+        """Raise ForbiddenError unless `host` (`name[:port]`) may stand in an address of this box;
+        `local` is the socket address of the connection's own end."""
+        self.check_host([host], _address_of(local))
+
     def check_origin(self, values: Sequence[str], host: str) -> OriginKind:
         """What kind of Origin this is; `host` is the request's admitted Host header."""
         if not values:

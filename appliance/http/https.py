@@ -17,9 +17,9 @@ from aiohttp import web
 
 from appliance.access.authority import Authority, Clock, Leaf, Wanted, signable
 from appliance.box import Box
+from appliance.conditions import Condition, Severity
 from appliance.config import Settings
 from appliance.errors import ApplianceError, ConfigError
-from appliance.health import Condition, Severity
 from appliance.http.door import Door, Limits
 from appliance.network import Network, read_interfaces
 from appliance.threads import to_end
