@@ -15,6 +15,7 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.access.access import Access
+from appliance.access.usage import Usage
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
@@ -62,7 +63,9 @@ async def _serve(settings: Settings) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
-    access = Access(settings, Database(settings.state))
+    database = Database(settings.state)
+    access = Access(settings, database)
+    usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
@@ -70,6 +73,7 @@ async def _serve(settings: Settings) -> None:
     await asyncio.to_thread(_open_library, settings, library, bundles)
     box = await asyncio.to_thread(Box.open, settings.state)
     await access.open()
+    await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
@@ -87,12 +91,14 @@ async def _serve(settings: Settings) -> None:
             bundles=bundles,
             channels=channels,
             access=access,
+            usage=usage,
             box=box,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(access.close)  # last: notes of the last requests are kept
+        stack.push_async_callback(usage.close)
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -115,6 +121,7 @@ async def _serve(settings: Settings) -> None:
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
             admitting = background.create_task(access.run_forever())
+            counting = background.create_task(usage.run_forever())
             await stop.wait()
             caring.cancel()
             polling.cancel()
@@ -124,6 +131,7 @@ async def _serve(settings: Settings) -> None:
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
             admitting.cancel()
+            counting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 

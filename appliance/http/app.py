@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.access.access import Access
+from appliance.access.limits import Limits, Rules
+from appliance.access.usage import Usage
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
@@ -48,15 +50,18 @@ from appliance.http.context import (
     GUARD,
     IMPORTER,
     LIBRARY,
+    LIMITS,
     MODELS,
     REPOSITORIES,
     SETTINGS,
     STATE,
     TRANSFERS,
+    USAGE,
     ServiceState,
 )
 from appliance.http.guard import Guard
-from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.http.limits import limit
+from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
@@ -84,6 +89,7 @@ class Parts:
     bundles: Bundles
     channels: Channels
     access: Access
+    usage: Usage
     box: Box
     state: ServiceState
 
@@ -92,7 +98,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, admit, drain],
+        middlewares=[observe, guard, admit, limit, drain, welcome],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -108,12 +114,28 @@ def build_app(parts: Parts) -> web.Application:
     app[TRANSFERS] = parts.transfers
     app[STATE] = parts.state
     app[ACCESS] = parts.access
+    app[LIMITS] = Limits(_rules(settings))
+    app[USAGE] = parts.usage
     app[BOX] = parts.box
     names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
-    app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
+    app[GUARD] = Guard.of(
+        socket.gethostname(),
+        names,
+        settings.allowed_origins,
+        parts.access.near,
+        settings.trusted_proxies,
+    )
     app.on_response_prepare.append(add_headers)
-    app.add_routes(all_routes())
+    app.add_routes(map(without_welcome, all_routes()))
     return app
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        guest_rate_per_minute=settings.guest_rate_per_minute,
+        guest_concurrency=settings.guest_concurrency,
+        user_rate_per_minute=settings.user_rate_per_minute,
+    )
 
 
 def all_routes() -> list[web.RouteDef]:

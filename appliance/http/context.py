@@ -16,6 +16,8 @@ from aiohttp import web
 
 from appliance.access.access import Access
 from appliance.access.caller import Caller
+from appliance.access.limits import Limits
+from appliance.access.usage import Usage
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
@@ -74,6 +76,8 @@ CHANNELS = web.AppKey("CHANNELS", Channels)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 ACCESS = web.AppKey("ACCESS", Access)
+LIMITS = web.AppKey("LIMITS", Limits)
+USAGE = web.AppKey("USAGE", Usage)
 BOX = web.AppKey("BOX", Box)
 
 CALLER = web.RequestKey("CALLER", Caller)

@@ -20,6 +20,7 @@ from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http.access import require_model
 from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, SETTINGS
 from appliance.http.errors import Dialect, problem_of
+from appliance.http.limits import check_options
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
 
@@ -65,6 +66,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
     fields = request[FIELDS]
     fields["model"] = job.model
     require_model(request, job.model)
+    check_options(request, job.options)
     came = time.monotonic()
     try:
         async with aclosing(request.app[CHAT].run(job)) as events:

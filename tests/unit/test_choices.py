@@ -5,9 +5,10 @@ from contextlib import aclosing
 
 import pytest
 
+from appliance.access.caller import Caller, Ring
 from appliance.chat.events import Done, JobRequest, Started, Text
 from appliance.http.choices import run_choices
-from appliance.http.context import CHAT, FIELDS
+from appliance.http.context import CALLER, CHAT, FIELDS
 from engine.errors import EngineError
 
 
@@ -37,7 +38,7 @@ class Chat:
 
 class Request(dict):
     def __init__(self, chat):
-        super().__init__({FIELDS: {}})
+        super().__init__({FIELDS: {}, CALLER: Caller("127.0.0.1", Ring.HERE)})
         self.app = {CHAT: chat}
 
 
