@@ -12,6 +12,7 @@ from __future__ import annotations
 import bench_idle
 import bench_install
 import bench_latency
+import bench_limits
 import bench_paged_floor
 import bench_paged_host
 import bench_paged_latency
@@ -31,6 +32,7 @@ def main() -> None:
         bench_service,
         bench_install,
         bench_latency,
+        bench_limits,
         bench_paged_floor,
         bench_paged_latency,
         bench_paged_online,

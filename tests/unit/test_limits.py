@@ -124,6 +124,15 @@ def test_a_flood_of_addresses_grows_no_memory_and_pushes_out_nobody_else():
     assert count(limits, neighbour) == 0
 
 
+def test_guests_push_out_no_key_however_many_there_are():
+    limits = Limits(RULES, max_clients=10)
+    owners = [replace(guest(), key=replace(KEY, id=f"k{n}")) for n in range(8)]
+    assert [count(limits, owner) for owner in owners] == [3] * 8
+    for number in range(20):
+        count(limits, guest(f"10.0.{number}.1"))
+    assert [count(limits, owner) for owner in owners] == [0] * 8
+
+
 def test_who_has_requests_running_is_not_forgotten():
     limits = Limits(RULES, max_clients=4)
     held = [limits.enter(guest(f"10.0.0.{n}"), 0.0, computes=True) for n in range(4)]
