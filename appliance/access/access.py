@@ -76,12 +76,16 @@ class Access:
         self._guessers: OrderedDict[str, _Guesser] = OrderedDict()
         self._has_notes = asyncio.Event()
         self._links: list[LinkAddress] = []
+        self._is_waiting = False  # for a disk that takes the notes
 
     async def open(self) -> None:
         """Read what is stored, make a new box's code, obey a `reset-claim` file."""
         await self._database.open()
         await self.keys.load()
-        await self.claim.load()
+        try:
+            await self.claim.load()
+        except LibraryError as error:  # without a code nobody claims it, which harms nobody
+            log.warning("this box has no claim code yet: %s", error)
         if await asyncio.to_thread(self._reset_file.exists):
             await self._reset()
         with suppress(OSError):  # run_forever says it
@@ -227,13 +231,15 @@ class Access:
         self.near.replace(link.network for link in links)
 
     async def _write_forever(self) -> None:
+        wait_s = FLUSH_S
         while True:
             await self._has_notes.wait()
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(wait_s)
             self._has_notes.clear()
+            wait_s = FLUSH_S
             if not await self._flush():
-                await asyncio.sleep(RETRY_S)
                 self._has_notes.set()
+                wait_s = RETRY_S
 
     async def _flush(self) -> bool:
         if not self._database.is_durable:
@@ -242,8 +248,11 @@ class Access:
             await self.keys.flush()
             await self.audit.flush()
         except LibraryError as error:
-            log.warning("uses of keys and the audit log wait to be written: %s", error)
+            if not self._is_waiting:
+                log.warning("uses of keys and the audit log wait to be written: %s", error)
+            self._is_waiting = True
             return False
+        self._is_waiting = False
         return True
 
 

@@ -12,12 +12,13 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
 from appliance.access.caller import KeyFacts, Scope
 from appliance.db import Database, Work
-from appliance.errors import BadRequestError, NotFoundError
+from appliance.errors import BadRequestError, LibraryError, NotFoundError
 
 PREFIX = "hearth_"
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no letter looks like a digit
@@ -128,8 +129,14 @@ class Keys:
                 f"there is no key {key_id[:40]!r}", hint="`hearth keys list` shows all"
             )
         if key.revoked_at is None:
-            await self._revoke("id = ?", (now, key_id))
-            key = self._keys[key_id] = replace(key, revoked_at=now)
+            key = self._keys[key_id] = replace(key, revoked_at=now)  # whatever the disk says
+            try:
+                await self._revoke("id = ?", (now, key_id))
+            except LibraryError as error:
+                raise type(error)(
+                    f"the key is refused until a restart, but is not revoked for good: {error}",
+                    hint=error.hint,
+                ) from error
             self._forget_old()
         return key
 
@@ -175,7 +182,10 @@ class Keys:
     async def _settle(self) -> None:
         """Bring a change into the file itself, so that keys are also right when the disk is so full
         that only the file can be read (db.py, _copy_in_memory)."""
-        await self._database.read(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+        with suppress(LibraryError):  # the change itself is safe in the log
+            await self._database.read(
+                lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            )
 
     def _forget_old(self) -> None:
         revoked = sorted(

@@ -16,11 +16,14 @@ from appliance.config import load_settings
 from appliance.db import FILE, Database
 from appliance.errors import (
     ConflictError,
+    DiskFullError,
     ForbiddenError,
+    LibraryError,
     NotFoundError,
     RateLimitedError,
     UnauthorizedError,
 )
+from tests.fakes.loop_disk import fill, small_disk
 
 PHONE = Caller("192.168.1.7", Ring.LAN)
 BOX = Caller("", Ring.HERE, scopes=frozenset(Scope))
@@ -208,6 +211,7 @@ async def test_a_new_box_is_claimed_once(start):
         assert access.keys.find(token).name == "Anna"
         assert access.is_claimed
         assert access.code is None
+        await access.revoke_key(key.facts.id)  # it stays owned
         with pytest.raises(ConflictError, match="has an owner"):
             await access.claim_box(PHONE, code, "Eve")
     async with start() as access:
@@ -338,6 +342,45 @@ async def test_a_box_whose_database_was_lost_is_claimed_anew(start, tmp_path):
         with pytest.raises(ForbiddenError):
             await access.claim_box(PHONE, code, "Eve")  # the old code counts for nothing
         await access.claim_box(PHONE, access.code, "Anna")
+
+
+async def test_a_full_disk_makes_no_half_keys(tmp_path, clock):
+    with small_disk(tmp_path, 4) as disk:
+        settings = await asyncio.to_thread(load_settings, {"state": str(disk)}, {}, None)
+        access = Access(settings, Database(disk), clock)
+        await access.open()
+        try:
+            await asyncio.to_thread(fill, disk / "filler")
+            access.note(PHONE, "POST /api/pull", "llama", "ok")
+            with pytest.raises(DiskFullError):
+                await make_many(access)  # the file has some room left
+            known = len(access.keys.list())
+            (disk / "filler").unlink()
+            await access.keys.load()
+            assert len(access.keys.list()) == known
+            await access.create_key(CHAT)
+            assert (await access.audit.entries(1))[0].target == "llama"
+        finally:
+            await access.close()
+
+
+async def test_a_key_that_cannot_be_revoked_for_good_is_refused_now(start, tmp_path):
+    async with start() as access:
+        key, token = await access.create_key(CHAT)
+    (tmp_path / f"{FILE}-wal").mkdir()  # so that SQLite cannot write, as on a broken disk
+    (tmp_path / f"{FILE}-wal" / "x").touch()
+    async with start() as access:
+        assert access.keys.find(token) == key.facts
+        with pytest.raises(LibraryError, match="refused until a restart"):
+            await access.revoke_key(key.facts.id)
+        assert access.keys.find(token) is None
+        with pytest.raises(LibraryError, match="nothing was changed"):
+            await access.create_key(CHAT)
+
+
+async def make_many(access):
+    for _ in range(200):
+        await access.create_key(CHAT)
 
 
 # -- audit -------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """hearth.db on a real disk: schema, damage, a disk without room, a file that cannot be written."""
 
 import asyncio
-import contextlib
 import sqlite3
 from contextlib import asynccontextmanager
 
@@ -9,7 +8,7 @@ import pytest
 
 from appliance.db import FILE, MIGRATIONS, Database
 from appliance.errors import DiskFullError, LibraryError
-from tests.fakes.loop_disk import small_disk
+from tests.fakes.loop_disk import fill, small_disk
 
 FIRST = (("first", ("CREATE TABLE things (name TEXT NOT NULL) STRICT",)),)
 SECOND = (*FIRST, ("second", ("ALTER TABLE things ADD COLUMN size INTEGER",)))
@@ -176,10 +175,3 @@ def test_the_schema_is_strict_sql():
         for statement in statements:
             connection.execute(statement)
     connection.close()
-
-
-def fill(path):
-    """Use up every byte of the disk."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)

@@ -168,6 +168,28 @@ def test_only_harmless_routes_are_for_everybody():
     assert [route for method, route in free if method == "POST"] == ["/hearth/v1/claim"]
 
 
+def test_what_a_guest_may_send():
+    """Written out, so that a slip in the table shows: all else that is sent changes something."""
+    asks = {"generate", "chat", "embed", "embeddings", "show", "rerank", "tokenize", "detokenize"}
+    asks = {f"/api/{word}" for word in asks}
+    openai = {"chat/completions", "completions", "embeddings", "responses", "rerank"}
+    openai |= {"messages", "messages/count_tokens", "audio/transcriptions"}
+    asks |= {f"/v1/{word}" for word in openai} | {"/hearth/v1/claim"}
+    sent = {
+        route
+        for (method, route), scope in NEEDS.items()
+        if method not in {"GET", "HEAD"} and scope in {None, Scope.CHAT}
+    }
+    assert sent == asks
+
+
+def test_what_tells_secrets_or_paths_is_not_for_guests():
+    for route in ("pair", "keys", "audit", "doctor", "bundles/why"):
+        assert NEEDS["GET", f"/hearth/v1/{route}"] in {Scope.MANAGE, Scope.ADMIN}
+    administrators = {route for (_, route), scope in NEEDS.items() if scope is Scope.ADMIN}
+    assert {"/hearth/v1/keys", "/hearth/v1/keys/{id}", "/hearth/v1/import"} <= administrators
+
+
 def test_an_unknown_route_needs_the_highest_scope():
     assert need_of("POST", "/hearth/v1/new") is Scope.ADMIN
     assert need_of("PUT", "/api/tags") is Scope.ADMIN
