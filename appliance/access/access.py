@@ -7,28 +7,25 @@ with a wait after some. Owns the database's access tables and the watch of the i
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from appliance.access.audit import Audit
 from appliance.access.caller import (
-    EVERYTHING,
-    NOTHING,
     Caller,
     KeyFacts,
-    OriginKind,
     Ring,
     Scope,
     clean_user,
-    expand,
     site_of,
 )
 from appliance.access.claim import Claim
+from appliance.access.guessers import WRONG_KEYS, Guessers
 from appliance.access.interfaces import LinkAddress, read_addresses, watch
 from appliance.access.keys import Key, Keys, looks_like_key
+from appliance.access.policy import refusal, scopes_of, who
 from appliance.access.rings import Neighbourhood
 from appliance.config import Settings
 from appliance.db import Database
@@ -43,18 +40,9 @@ from appliance.errors import (
 log = logging.getLogger("hearth.access")
 
 RESET_FILE = "reset-claim"
-WRONG_KEYS = 10  # of one address, until it is told to wait
-WRONG_KEYS_S = 600.0
-MAX_GUESSERS = 1024
 FLUSH_S = 2.0  # how long notes for the database gather
 RETRY_S = 60.0  # after the database could not be written
 OWNER = "owner"  # the name of a key that was claimed without one
-
-
-@dataclass(slots=True)
-class _Guesser:
-    count: int
-    since: float
 
 
 class Access:
@@ -73,7 +61,7 @@ class Access:
         self._database = database
         self._now = now
         self._changing = asyncio.Lock()  # one claim at a time
-        self._guessers: OrderedDict[str, _Guesser] = OrderedDict()
+        self._guessers = Guessers()
         self._has_notes = asyncio.Event()
         self._links: list[LinkAddress] = []
         self._is_waiting = False  # for a disk that takes the notes
@@ -192,25 +180,17 @@ class Access:
 
     def _wrong_key(self, caller: Caller) -> ApplianceError:
         """Count one more wrong key of this address; the answer to it."""
-        now, site = self._now(), site_of(caller.address)
-        guesser = self._guessers.pop(site, None)
-        if guesser is None or not 0 <= now - guesser.since < WRONG_KEYS_S:
-            guesser = _Guesser(0, now)
-        guesser.count += 1
-        self._guessers[site] = guesser
-        if len(self._guessers) > MAX_GUESSERS:
-            self._guessers.popitem(last=False)
-        if guesser.count <= WRONG_KEYS:
+        wait_s = self._guessers.count(site_of(caller.address), self._now())
+        if not wait_s:
             return UnauthorizedError(
                 "this key is wrong or was revoked",
                 hint="check the key in your app, or ask the box's owner for a new one"
                 " (`hearth keys create NAME` on the box)",
             )
         self.note(caller, "key", "", f"{WRONG_KEYS} wrong keys", is_refused=True)
-        rest_s = max(1, round(guesser.since + WRONG_KEYS_S - now))
         return RateLimitedError(
             f"more than {WRONG_KEYS} wrong keys came from {caller.address or 'this machine'}",
-            retry_after_s=rest_s,
+            retry_after_s=wait_s,
             hint="correct the key in your app: a right one is taken at once",
         )
 
@@ -254,58 +234,3 @@ class Access:
             return False
         self._is_waiting = False
         return True
-
-
-def scopes_of(ring: Ring, origin: OriginKind, key: KeyFacts | None, lan: str) -> frozenset[Scope]:
-    """What a caller may do. `lan` is the setting access_lan.
-
-    A key says what its holder wants to be, also on the box itself. Pages of desktop apps and
-    browser extensions infer, whatever key they hold.
-    """
-    if lan == "off" and ring is not Ring.HERE:
-        scopes = NOTHING
-    elif key is not None:
-        scopes = expand(key.scopes)
-    elif ring is Ring.HERE:
-        scopes = EVERYTHING
-    elif ring is Ring.LAN and lan == "open":
-        scopes = frozenset({Scope.CHAT})
-    else:
-        scopes = NOTHING
-    return scopes & {Scope.CHAT} if origin is OriginKind.APP else scopes
-
-
-def refusal(caller: Caller, scope: Scope, lan: str, *, is_claimed: bool) -> ApplianceError:
-    """The answer to a caller that lacks `scope`: what is needed, and how to get it."""
-    if caller.origin is OriginKind.APP and scope is not Scope.CHAT:
-        return ForbiddenError(
-            f"apps of the origin {caller.origin_text[:100]!r} may use models but not change them",
-            hint="use `hearth` on the box, or add the origin to allowed_origins",
-        )
-    if lan == "off" and not caller.is_local:
-        return ForbiddenError(
-            "this box answers nobody on the network (access_lan is off)",
-            hint="use it on the box itself, or let its owner set access_lan to open or keys",
-        )
-    if caller.key is not None:
-        return ForbiddenError(
-            f"the key {caller.key.name!r} has not the scope {scope}, which this needs",
-            hint=f"ask the box's owner for one (`hearth keys create NAME --scope {scope}`)",
-        )
-    if scope is not Scope.CHAT and not is_claimed:
-        return UnauthorizedError(
-            "only the owner's key may do this from the network, and this box has no owner yet",
-            hint="run `hearth pair` on the box and claim it, or do this on the box itself",
-        )
-    place = caller.address if caller.ring is Ring.LAN else "outside or through a proxy"
-    return UnauthorizedError(
-        f"this needs a key with the scope {scope}, and the request comes without one from {place}",
-        hint="send it as `Authorization: Bearer hearth_…`, the command in HEARTH_KEY; the owner of"
-        f" the box makes one with `hearth keys create NAME --scope {scope}`",
-    )
-
-
-def who(caller: Caller) -> str:
-    """A caller as the audit log names it."""
-    place = "this box" if caller.is_local else caller.address
-    return f"{caller.key.name} ({caller.key.id}) at {place}" if caller.key else place

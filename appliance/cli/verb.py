@@ -23,6 +23,7 @@ def connects(verb: F) -> F:
 
     with_key = click.option(
         "--key",
+        "access_key",  # a name that no verb gives its own parameters
         metavar="KEY",
         expose_value=False,
         is_eager=True,  # before the client is made, in any order of the options

@@ -2,15 +2,17 @@
 
 import asyncio
 import hmac
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
 from appliance.access import keys as keys_module
-from appliance.access.access import RESET_FILE, WRONG_KEYS, Access
+from appliance.access.access import RESET_FILE, Access
 from appliance.access.audit import KEPT, MAX_VALUE
 from appliance.access.caller import Caller, KeyFacts, OriginKind, Ring, Scope
 from appliance.access.claim import LOCK_S, MAX_TRIES
+from appliance.access.guessers import WRONG_KEYS
 from appliance.access.keys import KEPT_REVOKED
 from appliance.config import load_settings
 from appliance.db import FILE, Database
@@ -24,6 +26,7 @@ from appliance.errors import (
     UnauthorizedError,
 )
 from tests.fakes.loop_disk import fill, small_disk
+from tests.fakes.waiting import until
 
 PHONE = Caller("192.168.1.7", Ring.LAN)
 BOX = Caller("", Ring.HERE, scopes=frozenset(Scope))
@@ -428,3 +431,16 @@ async def test_no_secret_is_in_the_audit_log(start):
     assert token not in text
     assert code not in text
     assert "wrong keys" in text
+
+
+async def test_notes_are_written_by_themselves(start, tmp_path):
+    def written():
+        with closing(sqlite3.connect(tmp_path / FILE)) as other:
+            return other.execute("SELECT target FROM audit").fetchall()
+
+    async with start() as access:
+        running = asyncio.create_task(access.run_forever())
+        access.note(PHONE, "POST /api/pull", "llama", "ok")
+        await until(lambda: written() == [("llama",)])
+        running.cancel()
+        await asyncio.wait([running])

@@ -339,7 +339,8 @@ def test_the_commands(keyed):
     assert "has not the scope admin" in refused.stderr
     assert run_cli(keyed, "list", HEARTH_KEY=token).stdout.count("latest") == 1
     assert run_cli(keyed, "keys", "list", "--key", "a b").returncode == 2
-    assert run_cli(keyed, "keys", "revoke", key_id).returncode == 0
+    revoked = run_cli(keyed, "keys", "revoke", key_id)
+    assert (revoked.returncode, revoked.stderr) == (0, "")
     wrong = run_cli(keyed, "list", HEARTH_KEY=token)
     assert "wrong or was revoked" in wrong.stderr
     assert "revoked" in run_cli(keyed, "keys", "list").stdout

@@ -6,7 +6,6 @@ from ipaddress import ip_address, ip_network
 import pytest
 from aiohttp import web
 
-from appliance.access.access import refusal, scopes_of, who
 from appliance.access.caller import (
     EVERYTHING,
     Caller,
@@ -18,6 +17,8 @@ from appliance.access.caller import (
     expand,
     site_of,
 )
+from appliance.access.guessers import MAX_GUESSERS, PERIOD_S, WRONG_KEYS, Guessers
+from appliance.access.policy import refusal, scopes_of, who
 from appliance.access.rings import Neighbourhood, ring_of
 from appliance.errors import ForbiddenError, UnauthorizedError
 from appliance.http.access import NEEDS, need_of
@@ -195,3 +196,20 @@ def test_an_unknown_route_needs_the_highest_scope():
     assert need_of("PUT", "/api/tags") is Scope.ADMIN
     assert need_of("HEAD", "/api/tags") is Scope.CHAT
     assert need_of("HEAD", "/api/blobs/{digest}") is Scope.MANAGE
+
+
+def test_a_flood_of_guessing_addresses_is_bounded():
+    guessers = Guessers()
+    for number in range(MAX_GUESSERS * 2):
+        assert guessers.count(f"site {number}", 0.0) == 0
+    assert len(guessers) == MAX_GUESSERS
+
+
+def test_a_guesser_waits_for_the_rest_of_the_period():
+    guessers = Guessers()
+    waits = [guessers.count("10.0.0.7", 100.0) for _ in range(WRONG_KEYS + 1)]
+    assert waits == [0] * WRONG_KEYS + [PERIOD_S]
+    assert guessers.count("10.0.0.8", 100.0) == 0
+    assert guessers.count("10.0.0.7", 100.0 + PERIOD_S - 5) == 5
+    assert guessers.count("10.0.0.7", 100.0 + PERIOD_S) == 0
+    assert guessers.count("10.0.0.7", 50.0) == 0  # a clock that was set back locks nobody out
