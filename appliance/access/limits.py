@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from appliance.access.caller import Caller, site_of
+from appliance.access.caller import Caller
+from appliance.access.shares import crowd_of
 from appliance.errors import RateLimitedError
 
 MAX_CLIENTS = 2048  # that are remembered; one takes about 500 bytes
-SITE_FACTOR = 4  # what all guests of an IPv6 network may, in guests
+CROWD_FACTOR = 4  # what all guests of an IPv6 network may, in guests
 LIGHT = 0.1  # what a request costs that computes nothing, such as a list
 _BUSY_RETRY_S = 5  # for who has too many requests running: when one ends is not known
 
@@ -122,11 +123,11 @@ class Limits:
         elif not caller.is_local:
             cure = "or ask the owner of the box for a key"
             rate, at_once = rules.guest_rate_per_minute, rules.guest_concurrency
-            site = site_of(caller.address)
-            if site != caller.address:
-                who, much = f"all guests of the network {site} together", SITE_FACTOR
-                yield _Tier("sites", site, who, much * rate, much * at_once, cure)
-            group = site if site != caller.address else caller.address.rpartition(".")[0]
+            crowd = crowd_of(caller.address)
+            if crowd != caller.address:
+                who, much = f"all guests of the network {crowd} together", CROWD_FACTOR
+                yield _Tier("crowds", crowd, who, much * rate, much * at_once, cure)
+            group = crowd if crowd != caller.address else caller.address.rpartition(".")[0]
             yield _Tier(group, caller.address, "a guest without a key", rate, at_once, cure)
 
 

@@ -4,14 +4,16 @@ Pure values. Rooms that serve jobs know of a caller nothing else.
 """
 
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol
 
-from appliance.access.caller import Caller, site_of
+from appliance.access.caller import Caller
 
 Path = tuple[str, ...]  # "models/queue.py" gives turns to paths
 
 BOX: Path = ("box", "")  # the box itself: the only one that may fill a whole queue
 GUESTS = "guests"
+_CROWD_BITS = 64
 
 
 class Purse(Protocol):
@@ -54,5 +56,14 @@ def share_of(caller: Caller, purse: Purse = ENDLESS) -> Share:
         return Share((f"key:{caller.key.id}", caller.user), f"key:{caller.key.id}", purse)
     if caller.is_local:
         return Share((BOX[0], caller.user), "", purse)
-    site = site_of(caller.address)
-    return Share((GUESTS, site, caller.address), site, purse)
+    crowd = crowd_of(caller.address)
+    return Share((GUESTS, crowd, caller.address), crowd, purse)
+
+
+def crowd_of(address: str) -> str:
+    """Whom a guest may be one of many of: in IPv6 its /64, of which anybody on the link takes any
+    address it likes, link-local ones too; in IPv4 itself."""
+    parsed = ip_address(address) if address else None
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((int(parsed), _CROWD_BITS), strict=False))
+    return address

@@ -15,7 +15,7 @@ from math import ceil
 
 from appliance.access.caller import Caller, KeyFacts
 from appliance.access.ledger import KEY_PREFIX, Entry, Ledger, Page
-from appliance.access.limits import SITE_FACTOR
+from appliance.access.limits import CROWD_FACTOR
 from appliance.access.shares import Share, share_of
 from appliance.db import Database
 from appliance.errors import BudgetSpentError, LibraryError
@@ -169,10 +169,10 @@ class Usage:
             return caller.key.tokens_per_day or 0, f"the key {caller.key.name!r}"
         if caller.is_local:
             return 0, ""
-        site = _name_of(caller)
-        if site == caller.address:
+        crowd = _name_of(caller)
+        if crowd == caller.address:
             return self._guest_tokens, "this guest"
-        return SITE_FACTOR * self._guest_tokens, f"the guests of the network {site}"
+        return CROWD_FACTOR * self._guest_tokens, f"the guests of the network {crowd}"
 
 
 @dataclass(frozen=True, slots=True)

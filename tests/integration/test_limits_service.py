@@ -4,10 +4,12 @@ Guests are made on loopback: the service trusts a proxy at 127.0.0.1, and we are
 """
 
 import json
+import re
 
 import pytest
 
 from tests.fakes.waiting import wait_for
+from tests.integration.cli_process import Command
 from tests.integration.raw_http import assert_error, connect, open_request, send
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello there"}], "stream": False}
@@ -179,6 +181,10 @@ def test_the_owner_sees_guests_and_what_they_use(limited):
     assert first["tokens"] > 0
     assert first["last_seen_at"].endswith("Z")
     assert send(service, "GET", "/hearth/v1/keys", headers=guest()).status == 401
+    chat(service, key(service, tokens_per_day=500))
+    screen = Command(service.url)("keys", "list")
+    assert re.search(r"kitchen +chat +all +\d+ of 500 ", screen), screen
+    assert re.search(r"fd00::/64 +1 +\d+ ", screen), screen
 
 
 def test_guests_share_a_budget_by_address(limited):

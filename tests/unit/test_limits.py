@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from appliance.access.caller import Caller, KeyFacts, Ring, Scope
-from appliance.access.limits import SITE_FACTOR, Limits, Rules
+from appliance.access.limits import CROWD_FACTOR, Limits, Rules
 from appliance.errors import RateLimitedError
 
 CHAT = frozenset({Scope.CHAT})
@@ -107,8 +107,9 @@ def test_no_limit_where_the_settings_have_none():
 def test_addresses_within_one_ipv6_network_are_a_few_guests_at_most():
     limits = Limits(RULES)
     through = sum(count(limits, guest(f"2001:db8::{n:x}")) for n in range(1, 300))
-    assert through == SITE_FACTOR * 6
+    assert through == CROWD_FACTOR * 6
     assert count(limits, guest("2001:db8:0:1::1")) == 6
+    assert sum(count(limits, guest(f"fe80::{n:x}")) for n in range(1, 300)) == CROWD_FACTOR * 6
 
 
 def test_a_flood_of_addresses_grows_no_memory_and_pushes_out_nobody_else():
