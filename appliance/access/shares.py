@@ -4,6 +4,7 @@ Pure values. Rooms that serve jobs know of a caller nothing else.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol
 
@@ -60,6 +61,7 @@ def share_of(caller: Caller, purse: Purse = ENDLESS) -> Share:
     return Share((GUESTS, crowd, caller.address), crowd, purse)
 
 
+@lru_cache(maxsize=1024)  # asked several times per request, and slow to parse
 def crowd_of(address: str) -> str:
     """Whom a guest may be one of many of: in IPv6 its /64, of which anybody on the link takes any
     address it likes, link-local ones too; in IPv4 itself."""

@@ -182,7 +182,7 @@ def test_the_owner_sees_guests_and_what_they_use(limited):
     assert first["last_seen_at"].endswith("Z")
     assert send(service, "GET", "/hearth/v1/keys", headers=guest()).status == 401
     chat(service, key(service, tokens_per_day=500))
-    screen = Command(service.url)("keys", "list")
+    screen = Command(service.url)("keys", "list").stdout
     assert re.search(r"kitchen +chat +all +\d+ of 500 ", screen), screen
     assert re.search(r"fd00::/64 +1 +\d+ ", screen), screen
 
