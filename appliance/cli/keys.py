@@ -88,8 +88,8 @@ def keys_screen(body: Json, now: datetime) -> str:
     header = ("ID", "NAME", "SCOPES", "MODELS", "TOKENS TODAY", "LAST USED")
     screen = render_table([_row(key, now) for key in body["keys"]], header)
     if body["guests"]:
-        header = ("GUEST", "REQUESTS TODAY", "TOKENS TODAY", "LAST SEEN")
-        screen += "\n" + render_table([_guest(guest, now) for guest in body["guests"]], header)
+        of_guests = ("GUEST", "REQUESTS TODAY", "TOKENS TODAY", "LAST SEEN")
+        screen += "\n" + render_table([_guest(guest, now) for guest in body["guests"]], of_guests)
     return screen
 
 

@@ -21,7 +21,9 @@ COMPUTES = frozenset(
         *("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
     }
 )
-_FREE = frozenset({"/", "/healthz", "/readyz"})  # the page and probes cost nothing
+_FREE = frozenset(
+    {"/", "/static/{version}/{name}", "/healthz", "/readyz"}
+)  # the page and probes cost nothing
 
 
 @web.middleware

@@ -8,7 +8,9 @@ import pytest
 from appliance.access.caller import Caller, Ring
 from appliance.chat.events import Done, JobRequest, Started, Text
 from appliance.http.choices import run_choices
-from appliance.http.context import CALLER, CHAT, FIELDS
+from appliance.http.context import CALLER, CHAT, FIELDS, METER, METRICS
+from appliance.http.meter import TokenMeter
+from appliance.metrics import Metrics
 from engine.errors import EngineError
 
 
@@ -38,8 +40,8 @@ class Chat:
 
 class Request(dict):
     def __init__(self, chat):
-        super().__init__({FIELDS: {}, CALLER: Caller("127.0.0.1", Ring.HERE)})
-        self.app = {CHAT: chat}
+        super().__init__({FIELDS: {}, CALLER: Caller("", Ring.HERE)})
+        self.app = {CHAT: chat, METRICS: Metrics(), METER: TokenMeter()}
 
 
 def jobs_for(chat):

@@ -12,7 +12,7 @@ from appliance.http.guard import Guard
 LAN = ("192.168.1.20", 11434)
 PHONE = ("192.168.1.7", 50000)
 PLAIN = Guard.of("box", [], [])
-PROXIED = Guard.of("box", [], [], None, [ip_network("192.168.1.7/32")])
+PROXIED = Guard.of("box", [], [], trusted_proxies=[ip_network("192.168.1.7/32")])
 
 
 def through(*headers, guard=PROXIED, peer=PHONE):
