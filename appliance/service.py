@@ -16,6 +16,7 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.access.access import Access
+from appliance.access.usage import Usage
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
@@ -70,13 +71,16 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
-    access = Access(settings, Database(settings.state))
+    database = Database(settings.state)
+    access = Access(settings, database)
+    usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
     await access.open()
+    await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     network = Network()
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
@@ -104,6 +108,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             bundles=bundles,
             channels=channels,
             access=access,
+            usage=usage,
             discovery=discovery,
             metrics=metrics,
             device=device,
@@ -114,6 +119,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(access.close)  # last: notes of the last requests are kept
+        stack.push_async_callback(usage.close)
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -138,6 +144,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             polling = background.create_task(channels.poll_forever())
             telling = background.create_task(app[LIVE].run_forever())
             admitting = background.create_task(access.run_forever())
+            counting = background.create_task(usage.run_forever())
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
             watching = background.create_task(pressure.run_forever())
@@ -157,6 +164,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
             admitting.cancel()
+            counting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 

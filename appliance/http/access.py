@@ -19,6 +19,7 @@ from appliance.errors import (
     UnauthorizedError,
 )
 from appliance.http.context import ACCESS, CALLER, FAILURE, FIELDS
+from appliance.http.guard import require_json
 from appliance.library.names import ModelName
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -125,6 +126,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     need = need_of(request.method, resource.canonical)
     if need is None:
+        require_json(caller, request.method, request.headers)
         return await handler(request)
     if need is Scope.CHAT:
         access.require(caller, need)
@@ -188,6 +190,7 @@ async def _audited(
     except (UnauthorizedError, ForbiddenError) as error:
         access.note(caller, action, "", error.code, is_refused=True)
         raise
+    require_json(caller, request.method, request.headers)
     if request.method in {"GET", "HEAD"}:
         return await handler(request)
     outcome = "broken off"  # unless something else happens: the client left

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.access.access import Access
+from appliance.access.limits import Limits, Rules
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -57,6 +59,7 @@ from appliance.http.context import (
     IMPORTER,
     INCIDENTS,
     LIBRARY,
+    LIMITS,
     LIVE,
     METER,
     METRICS,
@@ -66,12 +69,14 @@ from appliance.http.context import (
     SETTINGS,
     STATE,
     TRANSFERS,
+    USAGE,
     ServiceState,
 )
 from appliance.http.guard import Guard
+from appliance.http.limits import limit
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
-from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
 from appliance.incidents import Incidents
 from appliance.library.library import Library
 from appliance.logs import Recent
@@ -102,6 +107,7 @@ class Parts:
     bundles: Bundles
     channels: Channels
     access: Access
+    usage: Usage
     discovery: Discovery
     metrics: Metrics
     device: Device
@@ -114,7 +120,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, admit, drain],
+        middlewares=[observe, guard, admit, limit, drain, welcome],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -135,6 +141,8 @@ def build_app(parts: Parts) -> web.Application:
     app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[ACCESS] = parts.access
+    app[LIMITS] = Limits(_rules(settings))
+    app[USAGE] = parts.usage
     app[METER] = TokenMeter()
     app[LIVE] = open_live(app)
     app[GUARD] = Guard.of(
@@ -143,10 +151,19 @@ def build_app(parts: Parts) -> web.Application:
         settings.allowed_origins,
         parts.access.near,
         parts.discovery.own_hosts,
+        settings.trusted_proxies,
     )
     app.on_response_prepare.append(add_headers)
-    app.add_routes(all_routes())
+    app.add_routes(map(without_welcome, all_routes()))
     return app
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        guest_rate_per_minute=settings.guest_rate_per_minute,
+        guest_concurrency=settings.guest_concurrency,
+        user_rate_per_minute=settings.user_rate_per_minute,
+    )
 
 
 def all_routes() -> list[web.RouteDef]:

@@ -7,7 +7,7 @@ question for the scope (access.py) comes between guard and drain.
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
@@ -104,6 +104,25 @@ async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
+def without_welcome(route: web.RouteDef) -> web.RouteDef:
+    """The route, but an `Expect` header waits for `welcome`. aiohttp would answer it before the
+    guard, and invite the body of a request that is going to be refused (RFC 9110 §10.1.1)."""
+    options = {**route.kwargs, "expect_handler": _wait}
+    return web.RouteDef(route.method, route.path, route.handler, options)
+
+
+@web.middleware
+async def welcome(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Behind all that may refuse: let a client send the body that it holds back."""
+    expected = request.headers.get("Expect", "").lower()
+    if expected not in {"", "100-continue"}:
+        raise web.HTTPExpectationFailed(text=f"Unknown Expect: {expected[:60]!r}")
+    if expected and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp does: the answer itself has not begun
+    return await handler(request)
+
+
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal on_response_prepare: headers that every answer carries, streams included."""
     response.headers["Server"] = "hearth"
@@ -117,6 +136,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
         own = response.headers.get("Vary")
         response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
+
+
+async def _wait(_request: web.Request) -> None:
+    """Says nothing yet."""
 
 
 def _answer(request: web.Request, error: Exception) -> web.Response:

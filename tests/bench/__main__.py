@@ -13,6 +13,7 @@ import bench_access
 import bench_idle
 import bench_install
 import bench_latency
+import bench_limits
 import bench_metrics
 import bench_page
 import bench_paged_floor
@@ -36,6 +37,7 @@ def main() -> None:
         bench_service,
         bench_install,
         bench_latency,
+        bench_limits,
         bench_page,
         bench_paged_floor,
         bench_paged_latency,
