@@ -13,6 +13,7 @@
       UnauthorizedError         a key is needed, or the one that came is wrong
       ForbiddenError            the caller may not do this from where it is, or with its key
       RateLimitedError          too many tries or requests of one caller; try again later
+        BudgetSpentError        the caller has used up its tokens for today
       ConflictError             it is done already, or something else is in its place
       LibraryError              the store is damaged or cannot be written
         DiskFullError           no space left
@@ -22,6 +23,7 @@
         DownloadCorruptError    it sent bytes that are not those of the digest
       ActivationError           a release is here, but did not prove itself; the old one serves on
       MemoryFitError            the model does not fit into this machine
+      JobCancelledError         somebody ended the transfer that this caller follows
       OverloadedError           a queue is full or the service is stopping; try again later
       TemplateError             a chat template failed or went over its limits
 
@@ -121,6 +123,12 @@ class RateLimitedError(ApplianceError):
         self.retry_after_s = retry_after_s
 
 
+class BudgetSpentError(RateLimitedError):
+    """The tokens that this caller may use in a day are used up."""
+
+    code = "budget_spent"
+
+
 class ConflictError(ApplianceError):
     """What is asked for was done already, or something else is in its place."""
 
@@ -177,6 +185,12 @@ class MemoryFitError(ApplianceError):
     """The model does not fit into this machine's memory; the message holds the arithmetic."""
 
     code = "does_not_fit"
+
+
+class JobCancelledError(ApplianceError):
+    """Somebody ended the work that others follow as well."""
+
+    code = "cancelled"
 
 
 class OverloadedError(ApplianceError):

@@ -1,14 +1,18 @@
 """What is wrong with the box, as data: conditions with a cure, drawn from facts by pure rules.
 
-A check is one function from `Facts` to conditions; adding one is writing it and naming it in
-`CHECKS`. Facts are gathered in health_facts.py. `hearth doctor` prints, monitors read the codes.
+A check is one function from facts to conditions; adding one is writing it and naming it in
+`CHECKS`; those of the board and of the running process stand in checks/. Facts are gathered in
+health_facts.py. `hearth doctor` prints, monitors read the codes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.checks.device import DEVICE_CHECKS
+from appliance.checks.running import RUN_CHECKS, RunFacts
+from appliance.conditions import Condition, Severity
+from appliance.device.reading import DeviceReading
 from appliance.discovery.discovery import DiscoveryStatus, Word
 from appliance.hardware import Memory
 from appliance.library.library import Problem
@@ -21,23 +25,6 @@ ENOUGH_BYTES = 8 * GIB  # so much
 STUCK_S = DAY_S  # a partial download that nobody went on with for so long
 SILENT_S = 30 * DAY_S  # a repository that signed nothing new for so long may be withheld from us
 SOON_S = 14 * DAY_S
-
-
-class Severity(StrEnum):
-    NOTE = "note"  # worth knowing, nothing is wrong
-    WARNING = "warning"  # something will be wrong, or is in part
-    ERROR = "error"  # something does not work
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A named fact about the box. `code` never changes; `cure` is one sentence, or empty."""
-
-    code: str
-    title: str
-    text: str
-    severity: Severity
-    cure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +73,17 @@ class Facts:
     repositories: Sequence[RepositoryState] = ()
     has_database: bool = False
     discovery: DiscoveryStatus | None = None  # of a running service
+    device: DeviceReading | None = None
+    run: RunFacts = field(default_factory=RunFacts)
 
 
 def examine(facts: Facts) -> list[Condition]:
     """Everything that there is to say, the worst first."""
     order = list(reversed(Severity))
     found = [condition for check in CHECKS for condition in check(facts)]
+    found += [condition for check in RUN_CHECKS for condition in check(facts.run)]
+    if facts.device is not None:
+        found += [condition for check in DEVICE_CHECKS for condition in check(facts.device)]
     return sorted(found, key=lambda condition: order.index(condition.severity))
 
 

@@ -16,25 +16,30 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.access.access import Access
+from appliance.access.usage import Usage
 from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
-from appliance.care import Care, end_well, young_after_unclean_stop
+from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.db import Database
+from appliance.device.device import Device
 from appliance.discovery.discovery import Discovery
 from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
-from appliance.http.context import ServiceState, version
+from appliance.http.context import LIVE, ServiceState, version
+from appliance.incidents import Incidents
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.network import Network
+from appliance.pressure import Pressure
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -48,11 +53,11 @@ CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
-    logs.configure(settings.log_format, settings.log_level)
-    asyncio.run(_serve(settings))
+    recent = logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(_serve(settings, recent))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, recent: logs.Recent) -> None:
     for warning in settings.warnings:
         log.warning("%s", warning)
     stop = asyncio.Event()
@@ -66,13 +71,16 @@ async def _serve(settings: Settings) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
-    access = Access(settings, Database(settings.state))
+    database = Database(settings.state)
+    access = Access(settings, database)
+    usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
     await access.open()
+    await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
     network = Network()
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
@@ -80,6 +88,13 @@ async def _serve(settings: Settings) -> None:
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
+    metrics, incidents, device = Metrics(), Incidents(), Device(settings)
+    transfers.pace.on_received = metrics.pull_bytes.add
+    library.on_damage = partial(_count_from_thread, loop, metrics)
+    pressure = Pressure(models, bundles, transfers.space, device, metrics, incidents)
+    models.on_worker_end = pressure.note_worker_end
+    transfers.space.make_room = pressure.make_room
+    incidents.ended_badly = await asyncio.to_thread(ended_badly, settings.state)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(
         Parts(
@@ -92,14 +107,19 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
-            discovery=discovery,
             access=access,
-            box=box,
+            usage=usage,
+            discovery=discovery,
+            metrics=metrics,
+            device=device,
+            incidents=incidents,
+            recent=recent,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(access.close)  # last: notes of the last requests are kept
+        stack.push_async_callback(usage.close)
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -114,17 +134,20 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address, bound = await _listen(runner, settings)
+        state.port = bound[0][1]
         stack.push_async_callback(discovery.close)
-        state.port = runner.addresses[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            telling = background.create_task(app[LIVE].run_forever())
+            admitting = background.create_task(access.run_forever())
+            counting = background.create_task(usage.run_forever())
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
-            admitting = background.create_task(access.run_forever())
+            watching = background.create_task(pressure.run_forever())
             await stop.wait()
             discovering.cancel()
             following.cancel()
@@ -132,12 +155,16 @@ async def _serve(settings: Settings) -> None:
             background.create_task(discovery.close())  # nobody new is sent to us
             caring.cancel()
             polling.cancel()
+            telling.cancel()
+            app[LIVE].close()
+            watching.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
             admitting.cancel()
+            counting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 
@@ -150,6 +177,10 @@ def _facts(access: Access) -> Facts:
 
 def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:
     loop.call_soon_threadsafe(care.check_now, [digest])
+
+
+def _count_from_thread(loop: asyncio.AbstractEventLoop, metrics: Metrics, _: Digest) -> None:
+    loop.call_soon_threadsafe(metrics.verification_failures.add, 1, "stored")
 
 
 def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:

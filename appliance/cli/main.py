@@ -31,6 +31,7 @@ VERBS = {
     "discover": "appliance.cli.discover:discover",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
+    "support-bundle": "appliance.cli.support_bundle:support_bundle",
     "config": "appliance.cli.status:config",
 }
 ALIASES = {"ls": "list"}

@@ -58,6 +58,9 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if late:
         told = "".join(f"  {channel['channel']}: {channel['trouble']}\n" for channel in late)
         parts.append(f"Channels\n{told}")
+    if found := [each for each in body.get("conditions", ()) if each["severity"] != "note"]:
+        told = "".join(f"  {each['severity']}: {_words_of(each)}\n" for each in found)
+        parts.append(f"Conditions (`hearth doctor` tells the cures)\n{told}")
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
@@ -81,6 +84,12 @@ def _discovery_rows(discovery: Json | None) -> list[list[str]]:
         rows[0][2] = f"{discovery['name']}, {discovery['host']}"
         rows += [["", "", address] for address in discovery["addresses"]]
     return rows
+
+
+def _words_of(condition: Json) -> str:
+    """Guests are told the title alone."""
+    text = condition.get("text", "")
+    return f"{condition['title']}: {text}" if text else str(condition["title"])
 
 
 def _trust_rows(trust: Json | None) -> list[list[str]]:

@@ -19,6 +19,7 @@ from appliance.errors import (
     UnauthorizedError,
 )
 from appliance.http.context import ACCESS, CALLER, FAILURE, FIELDS
+from appliance.http.guard import require_json
 from appliance.library.names import ModelName
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -29,6 +30,8 @@ _CHAT, _MANAGE, _ADMIN = Scope.CHAT, Scope.MANAGE, Scope.ADMIN
 # (method, route) -> scope; None: anybody whom the guard admits. HEAD needs what GET needs.
 NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/"): None,
+    ("GET", "/static/{version}/{name}"): None,
+    ("GET", "/hearth/v1/qr.svg"): None,  # of an address that the caller has already
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/api/version"): None,
@@ -50,7 +53,9 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v1/models/{model}"): _CHAT,
     ("GET", "/hearth/v1/status"): _CHAT,
     ("GET", "/hearth/v1/plan"): _CHAT,
-    ("GET", "/hearth/v1/neighbours"): _CHAT,  # what everybody on the link can hear
+    ("GET", "/hearth/v1/neighbours"): _CHAT,
+    ("GET", "/hearth/v1/device"): _CHAT,
+    ("GET", "/hearth/v1/live"): _CHAT,  # sections that need more are left out, see live.py
     ("GET", "/hearth/v1/bundles"): _CHAT,
     ("GET", "/hearth/v1/bundles/show"): _CHAT,
     ("GET", "/hearth/v1/channels"): _CHAT,
@@ -70,6 +75,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/api/create"): _MANAGE,
     ("POST", "/api/pull"): _MANAGE,
     ("POST", "/api/push"): _MANAGE,
+    ("POST", "/hearth/v1/transfers/cancel"): _MANAGE,
     ("POST", "/api/copy"): _MANAGE,
     ("DELETE", "/api/delete"): _MANAGE,
     ("HEAD", "/api/blobs/{digest}"): _MANAGE,
@@ -92,6 +98,8 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/hearth/v1/keys"): _ADMIN,
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
+    ("GET", "/hearth/v1/support"): _ADMIN,
+    ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,
     ("POST", "/hearth/v1/export"): _ADMIN,
 }
@@ -118,6 +126,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     need = need_of(request.method, resource.canonical)
     if need is None:
+        require_json(caller, request.method, request.headers)
         return await handler(request)
     if need is Scope.CHAT:
         access.require(caller, need)
@@ -181,6 +190,7 @@ async def _audited(
     except (UnauthorizedError, ForbiddenError) as error:
         access.note(caller, action, "", error.code, is_refused=True)
         raise
+    require_json(caller, request.method, request.headers)
     if request.method in {"GET", "HEAD"}:
         return await handler(request)
     outcome = "broken off"  # unless something else happens: the client left

@@ -84,6 +84,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     errors.ModelNotFoundError: _Row(404, "not_found_error"),
     errors.NotFoundError: _Row(404, "not_found_error"),
     errors.OverloadedError: _Row(503, "overloaded_error"),
+    errors.JobCancelledError: _Row(409, "api_error"),
     errors.ActivationError: _Row(409, "api_error"),
     errors.MemoryFitError: _Row(503, "api_error"),
     errors.DiskFullError: _Row(507, "api_error"),
@@ -165,6 +166,7 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
 _HTTP_TEXTS = {
     404: ("not_found", "404 page not found"),
     405: ("method_not_allowed", "405 method not allowed"),
+    417: ("bad_request", "this box knows no Expect header but 100-continue"),
     413: ("request_too_large", "the request body is too large"),
 }
 
