@@ -14,7 +14,9 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.bundles.bundles import FOLDER as BUNDLES_FOLDER
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
@@ -23,7 +25,7 @@ from appliance.config import Settings
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import ServiceState, version
-from appliance.library.blobs import sweep_temps
+from appliance.library.blobs import sweep_temps, sweep_temps_below
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
@@ -63,8 +65,8 @@ async def _serve(settings: Settings) -> None:
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
-    await asyncio.to_thread(_open_library, settings, library, bundles)
-    transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
+    await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
+    transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
@@ -120,7 +122,9 @@ def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Dige
     loop.call_soon_threadsafe(care.check_now, [digest])
 
 
-def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:
+def _open_library(
+    settings: Settings, library: Library, repositories: Repositories, bundles: Bundles
+) -> None:
     """Have the model folder agree with the signed releases, swept and pruned; what is wrong with
     it is said, not fatal."""
     try:
@@ -129,6 +133,9 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         library.prune()
         sweep_partials(library.blobs)
         sweep_temps(settings.state)
+        for folder in (BUNDLES_FOLDER, CHANNELS_FOLDER, MAPS_FOLDER):
+            sweep_temps_below(settings.state / folder)
+        repositories.sweep()
     except OSError as error:
         raise ConfigError(
             f"cannot use the state folder {settings.state}: {error.strerror}",

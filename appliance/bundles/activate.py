@@ -90,7 +90,14 @@ def fail(state: BundleState, failure: Failure) -> BundleState:
     )
 
 
-def roll_back(state: BundleState, now_s: int, reason: str = _LEFT) -> BundleState:
+def go_back(state: BundleState, now_s: int) -> BundleState:
+    """A person goes back to the previous release. A pin goes along: it says that only people
+    choose the version, and a person just did."""
+    after = roll_back(state, now_s, _LEFT)
+    return replace(after, pinned=after.active.version) if state.pinned and after.active else after
+
+
+def roll_back(state: BundleState, now_s: int, reason: str) -> BundleState:
     """The previous release becomes active; the one that is left is not installed again by itself.
 
     Raises ActivationError when there is none.

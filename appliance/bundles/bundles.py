@@ -10,16 +10,17 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from appliance.bundles.activate import Activator, pin, resume, roll_back
+from appliance.bundles.activate import Activator, go_back, pin, resume
 from appliance.bundles.facts import read_facts
-from appliance.bundles.install import Installer, Wish, what_to_remove
-from appliance.bundles.resolve import Documents, Origin, Word, ask, target_of
-from appliance.bundles.revoke import revocation, take_back, taken_back
+from appliance.bundles.install import Installer, what_to_remove
+from appliance.bundles.listings import Listings
+from appliance.bundles.parts import Wish
+from appliance.bundles.resolve import Origin, Word
+from appliance.bundles.revoke import revocation, take_back
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -29,17 +30,12 @@ from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
 from appliance.models.manager import Models
 from appliance.threads import to_end
-from appliance.transfer.content import Content
 from appliance.transfer.jobs import SharedJobs
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
-from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
 from appliance.trust.gate import Signed
 from appliance.trust.policy import require_fresh
 from appliance.trust.repositories import Repositories, Repository
-
-if TYPE_CHECKING:
-    from appliance.trust.fetch import Source
 
 __all__ = ["Bundles", "Origin"]
 
@@ -62,8 +58,7 @@ class Bundles:
     ) -> None:
         self._settings = settings
         self._library = library
-        self._transfers = transfers
-        self._repositories = repositories
+        self.listings = Listings(library, repositories, transfers)
         self._states = States(settings.state / FOLDER)
         self._jobs = SharedJobs()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
@@ -84,7 +79,7 @@ class Bundles:
 
     def owner(self, name: ModelName) -> Repository | None:
         """The repository that must have signed `name`; None: the name is nobody's."""
-        return self._repositories.owner(name)
+        return self.listings.repositories.owner(name)
 
     def states(self) -> list[BundleState]:
         """Of all signed models that can be read, in order of names."""
@@ -99,15 +94,6 @@ class Bundles:
     def state(self, name: ModelName) -> BundleState:
         """Raises NotFoundError, or LibraryError for a damaged one."""
         return self._states.get(name)
-
-    async def document(self, repository: Repository, target: str, max_bytes: int) -> bytes:
-        """A signed document that is no release, as the repository lists it now. Raises TrustError,
-        RegistryError."""
-        listed = (await self._look_up(repository, None, [target])).targets[target]
-        if listed is None or listed.is_revoked:
-            raise TrustError.of(TrustCode.NOT_LISTED, f"{repository.name} lists no {target}")
-        documents = Documents(self._library, self._contents(repository, None), target)
-        return await documents.get(Digest(listed.sha256), min(listed.length, max_bytes))
 
     def vouch(self, name: ModelName) -> Signed | None:
         """What was signed for `name`, as the gate asks; raises LibraryError for a damaged state."""
@@ -159,16 +145,16 @@ class Bundles:
         """Ask the repository whether the active release was taken back, and act as the setting
         `revoked` says. Raises NotFoundError, TrustError."""
         state = await asyncio.to_thread(self.state, name)
-        repository = await asyncio.to_thread(self._require_owner, name)
-        word = await self._ask(repository, origin, name, state)
+        repository = await asyncio.to_thread(self.listings.require_owner, name)
+        word = await self.listings.ask(repository, origin, name, state)
         return await self._judge(name, state, word)
 
     async def rollback(self, name: ModelName) -> BundleState:
-        """Return to the previous release, at once and without a network.
+        """Return to the previous release, at once and without a network; a pin moves along.
 
         Raises NotFoundError, and ActivationError if none is kept.
         """
-        return await self._switch(name, lambda state: roll_back(state, int(time.time())))
+        return await self._switch(name, lambda state: go_back(state, int(time.time())))
 
     async def pin(self, name: ModelName, version: str) -> BundleState:
         """From now on only `version` may be active. It becomes so at once if it is kept here, else
@@ -227,19 +213,20 @@ class Bundles:
         tell: Tell,
     ) -> None:
         tell(Progress("pulling manifest"))
-        repository = await asyncio.to_thread(self._require_owner, name)
+        repository = await asyncio.to_thread(self.listings.require_owner, name)
         state = await asyncio.to_thread(self._begin, name, repository, retry)
         wanted = replace(state, pinned=version) if version else state
-        word = await self._ask(repository, origin, name, wanted)
+        word = await self.listings.ask(repository, origin, name, wanted)
         state = replace(await self._judge(name, state, word), repository=repository.name)
-        wish = self._wish(name, wanted, word, self._contents(repository, origin), variant, retry)
+        contents = self.listings.contents(repository, origin)
+        wish = self.listings.wish(name, wanted, word, contents, variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
             tell(Progress("success"))
             return
         signed = await self._installer.release(wish)
         release, _ = signed
-        target = await self._version_target(repository, origin, wish, release.version)
+        target = await self.listings.version_target(repository, origin, wish, release.version)
         assert word.trusted is not None  # the target was listed
         require_fresh(
             repository.name,
@@ -263,16 +250,6 @@ class Bundles:
         )
         tell(Progress("success"))
 
-    def _require_owner(self, name: ModelName) -> Repository:
-        repository = self.owner(name)
-        if repository is None:
-            raise PolicyRefusedError(
-                f"no enrolled repository signs {name.short}",
-                rule="unowned",
-                hint="enrol the publisher's repository with `hearth trust add`",
-            )
-        return repository
-
     def _begin(self, name: ModelName, repository: Repository, retry: bool) -> BundleState:
         """What is known of the name; a damaged state is replaced if somebody insists."""
         try:
@@ -289,76 +266,6 @@ class Bundles:
         removed meanwhile, what it kept is gone as well."""
         anew = empty_state(name, state.repository)
         self._states.change(name, lambda now: replace(now or anew, repository=state.repository))
-
-    async def _ask(
-        self,
-        repository: Repository,
-        origin: Origin | None,
-        name: ModelName,
-        state: BundleState,
-    ) -> Word:
-        """What is listed under the name, and of the releases that are here."""
-        kept = [kept.target for kept in (state.active, state.previous) if kept and kept.target]
-        return await self._look_up(repository, origin, [target_of(name, state.pinned), *kept])
-
-    async def _look_up(
-        self, repository: Repository, origin: Origin | None, targets: list[str]
-    ) -> Word:
-        store = await asyncio.to_thread(self._repositories.store, repository.name)
-        source = origin.metadata if origin else await self._network_source(repository)
-        return await asyncio.to_thread(ask, store, source, targets)
-
-    async def _network_source(self, repository: Repository) -> "Source":
-        if not repository.metadata_url:
-            raise TrustError.of(
-                TrustCode.UNREACHABLE,
-                f"the repository {repository.name} has no address; it comes by removable media",
-                hint="import a stick with `hearth import`",
-            )
-        session, loop = self._transfers.session, asyncio.get_running_loop()
-
-        def make() -> "Source":
-            from appliance.trust.fetch import from_url  # imports python-tuf, so in a thread
-
-            return from_url(repository.metadata_url, session, loop)
-
-        return await asyncio.to_thread(make)
-
-    def _contents(self, repository: Repository, origin: Origin | None) -> tuple[Content, ...]:
-        return origin.contents if origin else self._transfers.contents(repository.addresses)
-
-    def _wish(
-        self,
-        name: ModelName,
-        state: BundleState,
-        word: Word,
-        contents: tuple[Content, ...],
-        variant: str,
-        retry: bool,
-    ) -> Wish:
-        """The release that is listed; raises TrustError if there is none that may be installed."""
-        target = target_of(name, state.pinned)
-        listed = word.targets[target]
-        if listed is None:
-            raise TrustError.of(
-                TrustCode.NOT_LISTED, f"{state.repository} lists no release as {target}"
-            )
-        if listed.is_revoked:
-            raise taken_back(target)
-        return Wish(name, Digest(listed.sha256), listed.length, contents, variant, retry)
-
-    async def _version_target(
-        self, repository: Repository, origin: Origin | None, wish: Wish, version: str
-    ) -> str:
-        """The target that lists the release for good, where the name was only a pointer to it;
-        empty if there is none. Raises PolicyRefusedError if it was taken back there."""
-        target = target_of(wish.name, version)
-        listed = (await self._look_up(repository, origin, [target])).targets[target]
-        if listed is None or listed.sha256 != wish.index.hex:
-            return ""
-        if listed.is_revoked:
-            raise taken_back(target)
-        return target
 
     def _is_active(self, wish: Wish, state: BundleState) -> bool:
         """Whether there is nothing to do. Parts that a scrub set aside are something to do."""

@@ -14,6 +14,7 @@ from appliance.hardware import read_memory
 from appliance.http.admin_wire import plan_answer, trust_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
+    CALLER,
     CHANNELS,
     FIELDS,
     GATE,
@@ -26,6 +27,7 @@ from appliance.http.context import (
     version,
 )
 from appliance.http.errors import FieldError, NotYetError
+from appliance.http.guard import may_administer
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
 from appliance.http.streams import unknown_model
@@ -69,6 +71,7 @@ async def status(request: web.Request) -> web.StreamResponse:
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
     channels, damaged_channels = await app[CHANNELS].list()
     trust = await asyncio.to_thread(trust_answer, app[GATE], app[REPOSITORIES])
+    with_reasons = may_administer(request[CALLER])
     return json_response(
         {
             "version": version(),
@@ -78,7 +81,7 @@ async def status(request: web.Request) -> web.StreamResponse:
             "models": [status_entry(model) for model in app[MODELS].loaded()],
             "memory": {"total": memory.total, "available": memory.available},
             "trust": trust,
-            "channels": [channel_entry(each) for each in channels],
+            "channels": [channel_entry(each, with_reasons=with_reasons) for each in channels],
             "problems": [
                 *(f"{problem.path}: {problem.reason}" for problem in damaged),
                 *await asyncio.to_thread(app[GATE].problems),

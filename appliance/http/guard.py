@@ -145,6 +145,15 @@ def is_forwarded(headers: CIMultiDictProxy[str]) -> bool:
     return bool(names & _FORWARDING) or any(name.startswith("cf-") for name in names)
 
 
+def may_administer(caller: Caller) -> bool:
+    """Whether a caller may see what only those who change the box should."""
+    try:
+        require_administrator(caller)
+    except ForbiddenError:
+        return False
+    return True
+
+
 def require_administrator(caller: Caller) -> None:
     """Raise ForbiddenError unless `caller` may change the box: only from the box itself."""
     if caller.origin is OriginKind.APP:

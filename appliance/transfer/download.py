@@ -20,6 +20,7 @@ from appliance.threads import to_end
 from appliance.transfer.pace import Pace
 from appliance.transfer.partial import Partial
 from appliance.transfer.registry import Registry
+from appliance.transfer.telling import most_telling
 
 log = logging.getLogger("hearth.transfer")
 
@@ -42,10 +43,10 @@ async def fetch_blob(
 ) -> None:
     """Bring blob `digest` of `size` bytes into the store, checked and durable.
 
-    Raises the last source's RegistryError, DiskFullError or LibraryError; cancelled or failed, it
+    Raises the sources' most telling RegistryError, DiskFullError or LibraryError; broken off, it
     keeps what came for the next try, unless the bytes were wrong.
     """
-    last: RegistryError | None = None
+    failures: list[RegistryError] = []
     for registry in registries:
         source = "" if registry.source.is_folder else str(registry.source)
         download = _Download(Partial(store, digest, size, source), registry, report)
@@ -53,10 +54,10 @@ async def fetch_blob(
             await download.run(parts)
         except RegistryError as error:
             log.warning("download failed source=%s blob=%s: %s", registry.source, digest, error)
-            last = error
+            failures.append(error)
         else:
             return
-    raise last or RegistryError(f"no registry to get blob {digest} from")
+    raise most_telling(failures or [RegistryError(f"no registry to get blob {digest} from")])
 
 
 class _Download:

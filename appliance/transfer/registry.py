@@ -30,15 +30,13 @@ from appliance.transfer.identity import Identity
 from appliance.transfer.pace import Pace
 from appliance.transfer.patience import Patience
 from appliance.transfer.proxies import Proxies
-from appliance.transfer.redirects import next_hop
+from appliance.transfer.redirects import MAX_REDIRECTS, REDIRECTS, next_hop
 from appliance.transfer.sources import Source
 
-MAX_REDIRECTS = 5
 MAX_ANSWER_BYTES = 1 << 20  # tokens and error texts
 MAX_ERROR_CHARACTERS = 300
 READ_BYTES = 1 << 20
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that another try may change
 _WHO_WE_ARE = "it may have to know this box: the public key is id_ed25519.pub in the state folder"
 
@@ -121,7 +119,7 @@ class Registry:
                 sent["Authorization"] = f"Bearer {self._token}"
             used = self._token
             async with self._send(method, url, sent, body) as response:
-                if response.status in _REDIRECTS and method in {"GET", "HEAD"}:
+                if response.status in REDIRECTS and method in {"GET", "HEAD"}:
                     hops += 1
                     if hops > MAX_REDIRECTS:
                         raise RegistryError(
@@ -148,20 +146,10 @@ class Registry:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request, no redirects; what breaks on the way is a RegistryUnreachableError."""
         data = body() if callable(body) else body
-        proxy, for_proxy = self.proxies.of_url(url), {}
-        if proxy and proxy.authorization:
-            for_proxy = {"Proxy-Authorization": proxy.authorization}
-        if url.scheme == "http":  # then the proxy reads the request itself, else only a CONNECT
-            headers = {**headers, **for_proxy}
+        arguments = self.proxies.arguments(url, headers)
         try:
             async with self.session.request(
-                method,
-                url,
-                headers=headers,
-                data=data,
-                allow_redirects=False,
-                proxy=proxy.address if proxy else None,
-                proxy_headers=for_proxy,
+                method, url, data=data, allow_redirects=False, **arguments
             ) as response:
                 yield response
         except TimeoutError as error:
