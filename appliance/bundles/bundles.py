@@ -19,6 +19,7 @@ from appliance.bundles.facts import read_facts
 from appliance.bundles.install import Installer, what_to_remove
 from appliance.bundles.listings import Listings
 from appliance.bundles.parts import Wish
+from appliance.bundles.release import Release
 from appliance.bundles.resolve import Origin, Word
 from appliance.bundles.revoke import revocation, take_back
 from appliance.bundles.state import BundleState, States, empty_state
@@ -94,6 +95,18 @@ class Bundles:
     def state(self, name: ModelName) -> BundleState:
         """Raises NotFoundError, or LibraryError for a damaged one."""
         return self._states.get(name)
+
+    def fitting(self) -> Callable[[ModelName, Release], str]:
+        """What tells, in a thread, which variant of a release would be taken under a name; empty
+        if none fits. Make it on the event loop."""
+        loaded = self._installer.loaded_bytes()
+
+        def choose(name: ModelName, release: Release) -> str:
+            state = self._states.find(name) or empty_state(name, "")
+            chosen = self._installer.fitting(release, state, loaded).variant
+            return chosen.name if chosen else ""
+
+        return choose
 
     def vouch(self, name: ModelName) -> Signed | None:
         """What was signed for `name`, as the gate asks; raises LibraryError for a damaged state."""

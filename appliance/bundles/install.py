@@ -91,14 +91,24 @@ class Installer:
     async def choose(self, wish: Wish, release: Release, state: BundleState) -> VariantChoice:
         """Which variant; raises MemoryFitError with the reason of each if none fits, and
         ActivationError if that one is bad."""
-        loaded = sum(m.size_bytes - m.size_vram_bytes for m in self.models.loaded())
-        facts = await asyncio.to_thread(lambda: self.read_facts(loaded, self._own_bytes(state)))
-        choice = choose_variant(release, facts, wish.variant)
+        loaded = self.loaded_bytes()
+        choice = await asyncio.to_thread(self.fitting, release, state, loaded, wish.variant)
         variant = choice.require()
         bad = state.why_bad(wish.index, variant.name)
         if bad is not None and not wish.retry:
             raise refused(wish.name, bad)
         return choice
+
+    def loaded_bytes(self) -> int:
+        """Of models in memory that can make room; on the event loop."""
+        return sum(m.size_bytes - m.size_vram_bytes for m in self.models.loaded())
+
+    def fitting(
+        self, release: Release, state: BundleState, loaded_bytes: int, pinned: str = ""
+    ) -> VariantChoice:
+        """Which variant this box would take now, or that none fits. Blocking."""
+        facts = self.read_facts(loaded_bytes, self._own_bytes(state))
+        return choose_variant(release, facts, pinned)
 
     async def stage(
         self,
