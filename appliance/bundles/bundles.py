@@ -59,7 +59,7 @@ class Bundles:
     ) -> None:
         self._settings = settings
         self._library = library
-        self.listings = Listings(library, repositories, transfers)
+        self._listings = Listings(library, repositories, transfers)
         self._states = States(settings.state / FOLDER)
         self._jobs = SharedJobs()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
@@ -80,7 +80,7 @@ class Bundles:
 
     def owner(self, name: ModelName) -> Repository | None:
         """The repository that must have signed `name`; None: the name is nobody's."""
-        return self.listings.repositories.owner(name)
+        return self._listings.repositories.owner(name)
 
     def states(self) -> list[BundleState]:
         """Of all signed models that can be read, in order of names."""
@@ -95,6 +95,10 @@ class Bundles:
     def state(self, name: ModelName) -> BundleState:
         """Raises NotFoundError, or LibraryError for a damaged one."""
         return self._states.get(name)
+
+    async def document(self, repository: Repository, target: str, max_bytes: int) -> bytes:
+        """A signed document that is no release; see `Listings`."""
+        return await self._listings.document(repository, target, max_bytes)
 
     def fitting(self) -> Callable[[ModelName, Release], str]:
         """What tells, in a thread, which variant of a release would be taken under a name; empty
@@ -158,8 +162,8 @@ class Bundles:
         """Ask the repository whether the active release was taken back, and act as the setting
         `revoked` says. Raises NotFoundError, TrustError."""
         state = await asyncio.to_thread(self.state, name)
-        repository = await asyncio.to_thread(self.listings.require_owner, name)
-        word = await self.listings.ask(repository, origin, name, state)
+        repository = await asyncio.to_thread(self._listings.require_owner, name)
+        word = await self._listings.ask(repository, origin, name, state)
         return await self._judge(name, state, word)
 
     async def rollback(self, name: ModelName) -> BundleState:
@@ -226,20 +230,20 @@ class Bundles:
         tell: Tell,
     ) -> None:
         tell(Progress("pulling manifest"))
-        repository = await asyncio.to_thread(self.listings.require_owner, name)
+        repository = await asyncio.to_thread(self._listings.require_owner, name)
         state = await asyncio.to_thread(self._begin, name, repository, retry)
         wanted = replace(state, pinned=version) if version else state
-        word = await self.listings.ask(repository, origin, name, wanted)
+        word = await self._listings.ask(repository, origin, name, wanted)
         state = replace(await self._judge(name, state, word), repository=repository.name)
-        contents = self.listings.contents(repository, origin)
-        wish = self.listings.wish(name, wanted, word, contents, variant, retry)
+        contents = self._listings.contents(repository, origin)
+        wish = self._listings.wish(name, wanted, word, contents, variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
             tell(Progress("success"))
             return
         signed = await self._installer.release(wish)
         release, _ = signed
-        target = await self.listings.version_target(repository, origin, wish, release.version)
+        target = await self._listings.version_target(repository, origin, wish, release.version)
         assert word.trusted is not None  # the target was listed
         require_fresh(
             repository.name,

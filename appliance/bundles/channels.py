@@ -242,8 +242,7 @@ class Channels:
     async def _heard(self, followed: Followed) -> Followed:
         """The channel with what its repository says now; raises TrustError, RegistryError."""
         repository = await asyncio.to_thread(self._repositories.get, followed.repository)
-        listings = self._bundles.listings
-        data = await listings.document(repository, followed.target, MAX_DOCUMENT_BYTES)
+        data = await self._bundles.document(repository, followed.target, MAX_DOCUMENT_BYTES)
         document = await asyncio.to_thread(ChannelDocument.parse, data)
         return take(followed, document, data, self._now())
 

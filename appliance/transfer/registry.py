@@ -9,7 +9,7 @@ import base64
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from appliance.library.manifest import (
 from appliance.transfer.challenge import Challenge
 from appliance.transfer.identity import Identity
 from appliance.transfer.pace import Pace
-from appliance.transfer.patience import Patience
+from appliance.transfer.patience import DripWatch, Patience
 from appliance.transfer.proxies import Proxies
 from appliance.transfer.redirects import MAX_REDIRECTS, REDIRECTS, next_hop
 from appliance.transfer.sources import Source
@@ -74,7 +74,7 @@ class Registry:
         accept = f"{MANIFEST_TYPE}, {OCI_MANIFEST_TYPE}"
         url = self.source.url(f"manifests/{tag}")
         async with self.request("GET", url, headers={"Accept": accept}) as response:
-            data = await read_capped(response, MAX_MANIFEST_BYTES)
+            data = await read_capped(response, MAX_MANIFEST_BYTES, self.patience.stall_s)
             promised = response.headers.get("Docker-Content-Digest", "")
         if promised.startswith("sha256:") and promised != str(Digest.of(data)):
             raise RegistryUnreachableError(
@@ -144,13 +144,22 @@ class Registry:
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], body: Body
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request, no redirects; what breaks on the way is a RegistryUnreachableError."""
+        """One request, no redirects; what breaks on the way is a RegistryUnreachableError.
+
+        The head of an answer to a reading method has the time of a stall, as it may drip too; that
+        to an upload comes when all is sent.
+        """
         data = body() if callable(body) else body
         arguments = self.proxies.arguments(url, headers)
+        limit_s = self.patience.stall_s if method in {"GET", "HEAD"} else None
         try:
-            async with self.session.request(
-                method, url, data=data, allow_redirects=False, **arguments
-            ) as response:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(limit_s):
+                    response = await stack.enter_async_context(
+                        self.session.request(
+                            method, url, data=data, allow_redirects=False, **arguments
+                        )
+                    )
                 yield response
         except TimeoutError as error:
             raise RegistryUnreachableError(
@@ -188,15 +197,17 @@ class Registry:
             signed = await asyncio.to_thread(self.identity.authorization, str(url))
             async with self._send("GET", url, {"Authorization": signed}, None) as response:
                 await self._check(response)
-                data = await read_capped(response, MAX_ANSWER_BYTES)
+                data = await read_capped(response, MAX_ANSWER_BYTES, self.patience.stall_s)
             self._token = _token_of(data)
 
 
-async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body; raises RegistryError past `limit` bytes."""
+async def read_capped(response: aiohttp.ClientResponse, limit: int, stall_s: float) -> bytes:
+    """The whole body; raises RegistryError past `limit` bytes, and when it only drips."""
     data = bytearray()
+    watch = DripWatch(stall_s, response.url.origin())
     async for piece in response.content.iter_any():
         data += piece
+        watch.came(len(piece))
         if len(data) > limit:
             raise RegistryError(f"{response.url.origin()} sent more than the {limit} bytes allowed")
     return bytes(data)

@@ -20,6 +20,7 @@ from appliance.threads import to_end
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.download import Report, fetch_blob
 from appliance.transfer.gather import Gatherer
+from appliance.transfer.patience import DripWatch
 from appliance.transfer.registry import Registry
 from appliance.transfer.telling import most_telling
 
@@ -74,8 +75,10 @@ class RegistryRepairer:
         data = bytearray()
         async with self.registry.blob(digest, first, end - 1) as response:
             skip = first if response.status == 200 else 0
+            watch = DripWatch(self.registry.patience.stall_s, self.registry.source)
             async for piece in response.content.iter_any():
-                await self.registry.pace.received(len(piece))
+                watch.came(len(piece))
+                watch.rested(await self.registry.pace.received(len(piece)))
                 passed = min(skip, len(piece))
                 skip -= passed
                 data += piece[passed:]

@@ -169,7 +169,7 @@ class RegistryPlace:
 
         async def get() -> bytes:
             async with registry.request("GET", registry.source.blob_url(digest)) as answer:
-                return await read_capped(answer, MAX_FILE_BYTES)
+                return await read_capped(answer, MAX_FILE_BYTES, registry.patience.stall_s)
 
         data = await registry.patience.for_answers().insist(get)
         if Digest.of(data) != digest:
@@ -196,9 +196,9 @@ class RegistryPlace:
         async def get() -> Document | None:
             try:
                 async with registry.request("GET", url, headers={"Accept": _ACCEPT}) as answer:
-                    return Document(
-                        answer.content_type, await read_capped(answer, MAX_MANIFEST_BYTES)
-                    )
+                    stall_s = registry.patience.stall_s
+                    data = await read_capped(answer, MAX_MANIFEST_BYTES, stall_s)
+                    return Document(answer.content_type, data)
             except RegistryNotFoundError:
                 return None
 
