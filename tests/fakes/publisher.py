@@ -16,6 +16,7 @@ from aiohttp import web
 
 from appliance.bundles.release import (
     CARD_TYPE,
+    CHUNKS_TYPE,
     EMPTY,
     INDEX_TYPE,
     SMOKE_TYPE,
@@ -83,7 +84,7 @@ class Publisher:
             **{k: v for k, v in facts.items() if k in known},
         )
 
-    def release(self, version, *variants, smoke=None, card="", **fields):
+    def release(self, version, *variants, smoke=None, card="", chunks=b"", **fields):
         """Build a release; the digest of its index. `smoke` is the tests' JSON, or raw bytes."""
         layers = []
         if smoke is not None:
@@ -91,6 +92,8 @@ class Publisher:
             layers.append(self.put(data, SMOKE_TYPE))
         if card:
             layers.append(self.put(card.encode(), CARD_TYPE))
+        if chunks:
+            layers.append(self.put(chunks, CHUNKS_TYPE))
         extras = None
         if layers:
             self.put(EMPTY)
@@ -162,8 +165,8 @@ def _send(method, url, data, media_type="application/octet-stream"):
 class WebRoot:
     """A web server over a folder, which also answers as a registry would that has the same blobs.
     `sent` counts bytes by path; `wrong` overrides files by path, None takes them away; what is in
-    `held` is never answered, `odd` says how else a path misbehaves (a name of `_ODD`), and
-    `wanted` tells what was asked."""
+    `held` is never answered, `moved` redirects, `odd` says how else a path misbehaves (a name of
+    `_ODD`), and `wanted` tells what was asked."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -172,6 +175,7 @@ class WebRoot:
         self.held = set()
         self.wrong = {}
         self.odd = {}
+        self.moved = {}
         self.url = ""
 
     def app(self):
@@ -183,6 +187,8 @@ class WebRoot:
     async def _file(self, request):
         path = _IN_REGISTRY.sub("blobs/sha256/", request.match_info["path"])
         self.wanted.add(path)
+        if path in self.moved:
+            return web.Response(status=302, headers={"Location": self.moved[path]})
         if path in self.odd:
             return await _ODD[self.odd[path]](request)
         if path in self.held:

@@ -7,6 +7,8 @@ import pytest
 from appliance.trust.clock import ClockReading
 from appliance.trust.errors import TrustError
 from appliance.trust.fetch import from_folder
+from appliance.trust.statefolder import StateFolder
+from appliance.trust.store import TrustStore
 from tests.fakes.tuf_repository import TufRepository, days
 from tests.integration.trust_box import Box, opened
 from tests.integration.trust_box import published as with_rival
@@ -343,3 +345,19 @@ def test_a_role_that_is_missing_fails_what_is_hoped_for(tmp_path):
         box.store.refresh(from_folder(box.stick), [], [NAME, "rival/x/1"])
     assert caught.value.code == "incomplete"
     assert box.state() == before
+
+
+def test_a_new_box_of_1970_does_not_take_what_expired_before_it_was_built(form, tmp_path):
+    repo = published()
+    repo.timestamp.expires = days(40)
+    repo.publish("acme")
+    with opened(form, repo) as server:
+        box = Box(tmp_path, repo, server)
+        box.clock = ClockReading(0, is_synced=False)
+        folder, root = StateFolder(box.folder / "acme"), repo.files["1.root.json"]
+        built_s = int(days(50).timestamp())
+        box.store = TrustStore(folder, root, lambda: box.clock, built_s)
+        assert box.refused(NAME) == "expired"
+        assert box.store.read([NAME]).targets == {}
+        box.store = TrustStore(folder, root, lambda: box.clock, int(days(30).timestamp()))
+        assert box.refresh(NAME).targets[NAME].length == 3
