@@ -14,7 +14,7 @@ from appliance.errors import ConfigError
 from appliance.library.manifest import Digest
 from appliance.trust.errors import TrustError
 from tests.fakes.publisher import web_root
-from tests.fakes.release_desk import REPOSITORY, Desk, publish
+from tests.fakes.release_desk import REPOSITORY, Desk, fatal, publish
 from tests.integration.bundle_box import enrol
 from tests.integration.cli_process import Command
 from tests.integration.raw_http import send
@@ -114,6 +114,11 @@ def test_a_stick_says_it_too(desk, tiny_gguf, tmp_path, start_service):
     run("copy", "--stick", str(tmp_path / "web"), str(tmp_path / "copied"))
     said = (tmp_path / "published/hearth/desired/acme/stable.json").read_bytes()
     assert (tmp_path / "copied/hearth/desired/acme/stable.json").read_bytes() == said
+
+    assert fatal(Layout(tmp_path / "copied/hearth"), desk.root) == []
+    (tmp_path / "published/hearth/desired/acme/stable.json").write_bytes(b"{}")
+    (finding,) = fatal(Layout(tmp_path / "published/hearth"), desk.root)
+    assert "what the medium says of the channel acme/stable" in finding.text
 
     enrol(tmp_path / "box", SimpleNamespace(name=REPOSITORY, root=desk.root), "")
     box = start_service(tmp_path / "box")
