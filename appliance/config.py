@@ -177,6 +177,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
     Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
     Setting("discovery", "off", _choice("off"), "announce on the local network"),
+    Setting("access_lan", "open", _choice("open", "keys", "off"),
+            "who on the network may use models: open lets guests chat and list, keys wants a key of"
+            " everybody, off answers nobody but the box itself"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
@@ -241,6 +244,7 @@ class Settings:
     engine: str
     model_engines: Mapping[str, str]  # model name as written -> engine
     discovery: str
+    access_lan: str
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
     keep_alive: float  # seconds; inf: for ever
@@ -326,7 +330,7 @@ def load_settings(
             raise ConfigError(f"unknown setting {name!r}", hint="see `hearth config`")
         texts[name] = (text, f"flag --{name.replace('_', '-')}")
     values = {name: _parse(_BY_NAME[name], *texts[name]) for name in texts}
-    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG"}
+    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG", "HEARTH_KEY"}
     strangers = sorted(k for k in environ if k.startswith("HEARTH_") and k not in known)
     return Settings(
         **values,

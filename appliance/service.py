@@ -14,6 +14,8 @@ from functools import partial
 from aiohttp import web
 
 from appliance import logs
+from appliance.access.access import Access
+from appliance.box import Box
 from appliance.bundles.bundles import FOLDER as BUNDLES_FOLDER
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
@@ -22,6 +24,7 @@ from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.db import Database
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import ServiceState, version
@@ -61,11 +64,14 @@ async def _serve(settings: Settings) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
+    access = Access(settings, Database(settings.state))
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
+    box = await asyncio.to_thread(Box.open, settings.state)
+    await access.open()
     transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
@@ -82,10 +88,13 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
+            access=access,
+            box=box,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(access.close)  # last: notes of the last requests are kept
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -100,12 +109,14 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         address = await _listen(runner, settings)
+        state.port = runner.addresses[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            admitting = background.create_task(access.run_forever())
             await stop.wait()
             caring.cancel()
             polling.cancel()
@@ -114,6 +125,7 @@ async def _serve(settings: Settings) -> None:
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+            admitting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 

@@ -24,6 +24,8 @@ VERBS = {
     "trust": "appliance.cli.trust:trust",
     "bundle": "appliance.cli.bundle:bundle",
     "channel": "appliance.cli.channel:channel",
+    "pair": "appliance.cli.pair:pair",
+    "keys": "appliance.cli.keys:keys",
     "scrub": "appliance.cli.scrub:scrub",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",

@@ -37,6 +37,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
             "memory",
             f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
         ],
+        *_access_rows(body.get("access")),
         *_trust_rows(body.get("trust")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
@@ -52,6 +53,15 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
+
+
+def _access_rows(access: Json | None) -> list[list[str]]:
+    """Whether the box has an owner, and what the network may do."""
+    if access is None:
+        return []
+    owner = "owned" if access["claimed"] else "no owner yet (`hearth pair`)"
+    lan = {"open": "guests may chat", "keys": "keys only", "off": "closed"}
+    return [["", "access", f"{owner}; network: {lan.get(access['lan'], access['lan'])}"]]
 
 
 def _trust_rows(trust: Json | None) -> list[list[str]]:

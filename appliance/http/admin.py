@@ -11,9 +11,11 @@ from aiohttp import web
 from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
+from appliance.http.access import may_learn_why, may_see, require_model
 from appliance.http.admin_wire import plan_answer, trust_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
+    ACCESS,
     CALLER,
     CHANNELS,
     FIELDS,
@@ -27,7 +29,6 @@ from appliance.http.context import (
     version,
 )
 from appliance.http.errors import FieldError, NotYetError
-from appliance.http.guard import may_administer
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
 from appliance.http.streams import unknown_model
@@ -71,20 +72,26 @@ async def status(request: web.Request) -> web.StreamResponse:
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
     channels, damaged_channels = await app[CHANNELS].list()
     trust = await asyncio.to_thread(trust_answer, app[GATE], app[REPOSITORIES])
-    with_reasons = may_administer(request[CALLER])
+    with_reasons = may_learn_why(request[CALLER])
     return json_response(
         {
             "version": version(),
             "uptime_s": round(time.monotonic() - state.started_at, 3),
             "state": _word(state),
             "engine": app[SETTINGS].engine,
-            "models": [status_entry(model) for model in app[MODELS].loaded()],
+            "models": [
+                status_entry(model)
+                for model in app[MODELS].loaded()
+                if may_see(request[CALLER], model.name)
+            ],
             "memory": {"total": memory.total, "available": memory.available},
+            "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
             "trust": trust,
             "channels": [channel_entry(each, with_reasons=with_reasons) for each in channels],
             "problems": [
                 *(f"{problem.path}: {problem.reason}" for problem in damaged),
                 *await asyncio.to_thread(app[GATE].problems),
+                *app[ACCESS].problems,
                 *damaged_channels,
             ],
         }
@@ -97,6 +104,7 @@ async def plan(request: web.Request) -> web.StreamResponse:
     if not typed:
         raise FieldError("model", "model is required: /hearth/v1/plan?model=NAME")
     request[FIELDS]["model"] = typed
+    require_model(request, typed)
     try:
         stored = await asyncio.to_thread(request.app[LIBRARY].get, ModelName.parse(typed))
     except (ModelNameError, ModelNotFoundError) as error:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -19,6 +21,7 @@ from appliance.http import (
     admin,
     blobs,
     doctor,
+    keys,
     media,
     ollama,
     ollama_models,
@@ -33,7 +36,10 @@ from appliance.http import (
 from appliance.http import (
     channels as channel_routes,
 )
+from appliance.http.access import admit
 from appliance.http.context import (
+    ACCESS,
+    BOX,
     BUNDLES,
     CHANNELS,
     CHAT,
@@ -77,6 +83,8 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    access: Access
+    box: Box
     state: ServiceState
 
 
@@ -84,7 +92,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, drain],
+        middlewares=[observe, guard, admit, drain],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -99,11 +107,20 @@ def build_app(parts: Parts) -> web.Application:
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[STATE] = parts.state
-    app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
+    app[ACCESS] = parts.access
+    app[BOX] = parts.box
+    names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
+    app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
     app.on_response_prepare.append(add_headers)
-    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
-    app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
+    app.add_routes(all_routes())
     return app
+
+
+def all_routes() -> list[web.RouteDef]:
+    """Every route that there is; `access.py` says what each needs."""
+    not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
+    known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
+    return [*known, *not_yet]
 
 
 def _own_routes() -> list[web.RouteDef]:
@@ -111,6 +128,13 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/", admin.root),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
+        web.get("/hearth/v1/me", keys.me),
+        web.post("/hearth/v1/claim", keys.claim),
+        web.get("/hearth/v1/pair", keys.pair),
+        web.get("/hearth/v1/keys", keys.list_keys),
+        web.post("/hearth/v1/keys", keys.create_key),
+        web.delete("/hearth/v1/keys/{id}", keys.revoke_key),
+        web.get("/hearth/v1/audit", keys.audit),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),

@@ -7,10 +7,9 @@ import msgspec
 from aiohttp import web
 
 from appliance.http import channels_wire as wire
+from appliance.http.access import may_learn_why
 from appliance.http.body import read_json
 from appliance.http.context import CALLER, CHANNELS
-from appliance.http.guard import may_administer
-from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.ollama_transfer import progress_fields
 from appliance.http.streams import report
@@ -20,12 +19,11 @@ from appliance.transfer.progress import Progress
 async def list_all(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/channels: those that are followed, and which of them are damaged."""
     channels, problems = await request.app[CHANNELS].list()
-    with_reasons = may_administer(request[CALLER])
+    with_reasons = may_learn_why(request[CALLER])
     entries = [wire.channel_entry(each, with_reasons=with_reasons) for each in channels]
     return json_response({"channels": entries, "problems": problems})
 
 
-@administrative
 async def follow(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/follow: from now on; its releases come in the background."""
     body = await read_json(request, wire.ChannelBody)
@@ -33,7 +31,6 @@ async def follow(request: web.Request) -> web.StreamResponse:
     return json_response(wire.channel_entry(followed, with_reasons=True))
 
 
-@administrative
 async def unfollow(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/unfollow: what it installed stays."""
     body = await read_json(request, wire.ChannelBody)
@@ -41,7 +38,6 @@ async def unfollow(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-@administrative
 async def check(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/check: a turn now, with its progress line by line."""
     body = await read_json(request, wire.CheckBody)
@@ -49,13 +45,11 @@ async def check(request: web.Request) -> web.StreamResponse:
     return await report(request, _documents(lines), whole=not body.stream)
 
 
-@administrative
 async def pause(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/pause: ask and install nothing by itself."""
     return await _pause(request, is_paused=True)
 
 
-@administrative
 async def resume(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/resume: go on, with a turn at once."""
     return await _pause(request, is_paused=False)

@@ -14,13 +14,16 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.access.caller import Caller
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.http.guard import Caller, Guard
+from appliance.http.guard import Guard
 from appliance.library.library import Library
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
@@ -36,6 +39,7 @@ class ServiceState:
     draining: bool = False  # stopping: what runs may finish, nothing new is taken
     started_at: float = field(default_factory=time.monotonic)  # time.monotonic()
     active: int = 0  # requests that are being handled
+    port: int = 0  # that the listener has, once it is open
     _finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
@@ -69,6 +73,8 @@ EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
+ACCESS = web.AppKey("ACCESS", Access)
+BOX = web.AppKey("BOX", Box)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

@@ -22,7 +22,6 @@ MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_TOP_LOGPROBS = 20
 MAX_TOKEN_ID = 2**31 - 1
-MAX_CALLER_CHARACTERS = 64
 
 _FOREVER_S = 100 * 365 * 86_400  # what is longer is meant to be for ever
 
@@ -92,13 +91,8 @@ def check_count(field: str, count: int, limit: int) -> None:
 
 
 def caller_of(request: web.Request) -> str:
-    """Whose turn it is in the fair queue: the peer, and the user behind it where a client tells.
-
-    Open WebUI forwards its user in X-OpenWebUI-User-Id.
-    """
-    user = request.headers.get("X-OpenWebUI-User-Id", "")[:MAX_CALLER_CHARACTERS]
-    address = request[CALLER].address
-    return f"{address}#{user}" if user else address
+    """Whose turn it is in the fair queue."""
+    return request[CALLER].share
 
 
 def _depth(value: Any) -> int:

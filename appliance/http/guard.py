@@ -7,16 +7,15 @@ the only one that sees DNS rebinding on plain HTTP, because browsers send no Sec
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 from typing import Self
 
 from multidict import CIMultiDictProxy
 
+from appliance.access.caller import Address, Caller, OriginKind
+from appliance.access.rings import Neighbourhood, ring_of
 from appliance.errors import BadRequestError, ForbiddenError
-
-Address = IPv4Address | IPv6Address
 
 _HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?")
@@ -38,43 +37,32 @@ _FORWARDING = frozenset(
 )
 
 
-class OriginKind(Enum):
-    """What the Origin header says about the page or app behind a request."""
-
-    NONE = "none"  # no browser, or a browser's own navigation
-    TRUSTED = "trusted"  # our own page, a page on this computer, or one that the settings name
-    APP = "app"  # a desktop app or browser extension: may infer, may not change the box
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Where a request comes from."""
-
-    address: str  # the peer's; empty for a Unix socket
-    is_local: bool  # from this very machine and through no proxy
-    origin: OriginKind
-    origin_text: str = ""  # the Origin that was admitted; empty if there was none
-
-
 @dataclass(frozen=True, slots=True)
 class Guard:
     """The rules, as the settings and the machine's name make them."""
 
     names: frozenset[str]  # lower case, without port
     origins: frozenset[str]  # lower case, `scheme://host[:port]`
+    neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
 
     @classmethod
     def of(
-        cls, hostname: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
+        cls,
+        hostname: str,
+        allowed_hosts: Iterable[str],
+        allowed_origins: Iterable[str],
+        neighbourhood: Neighbourhood | None = None,
     ) -> Self:
-        """The guard of a machine called `hostname`."""
+        """The guard of a machine called `hostname`, on the networks of `neighbourhood`."""
         own = hostname.lower().rstrip(".")
         label = own.partition(".")[0]
         names = {"localhost", own, label, f"{label}.local", *(h.lower() for h in allowed_hosts)}
-        return cls(frozenset(names - {"", ".local"}), frozenset(o.lower() for o in allowed_origins))
+        origins = frozenset(origin.lower() for origin in allowed_origins)
+        return cls(frozenset(names - {"", ".local"}), origins, neighbourhood or Neighbourhood())
 
     def admit(self, headers: CIMultiDictProxy[str], peer: object, local: object) -> Caller:
-        """The caller of a request with these headers over a connection from `peer` to `local`.
+        """The caller of a request with these headers over a connection from `peer` to `local`,
+        as yet without key and scopes.
 
         `peer` and `local` are socket addresses as asyncio's transports give them. Raises
         BadRequestError (no Host or two) and ForbiddenError (a strange Host or Origin).
@@ -88,10 +76,9 @@ class Guard:
                 "requests from other sites' pages are refused",
                 hint="add the page's origin to allowed_origins if it is yours",
             )
-        is_here = theirs is None or theirs.is_loopback or theirs == ours
         return Caller(
             address=str(theirs or ""),
-            is_local=is_here and not is_forwarded(headers),
+            ring=ring_of(theirs, ours, self.neighbourhood, is_forwarded=is_forwarded(headers)),
             origin=kind,
             origin_text=origins[0] if origins else "",
         )
@@ -143,31 +130,6 @@ def is_forwarded(headers: CIMultiDictProxy[str]) -> bool:
     """Whether a proxy or tunnel passed the request on, so that the peer is not its origin."""
     names = {name.lower() for name in headers}
     return bool(names & _FORWARDING) or any(name.startswith("cf-") for name in names)
-
-
-def may_administer(caller: Caller) -> bool:
-    """Whether a caller may see what only those who change the box should."""
-    try:
-        require_administrator(caller)
-    except ForbiddenError:
-        return False
-    return True
-
-
-def require_administrator(caller: Caller) -> None:
-    """Raise ForbiddenError unless `caller` may change the box: only from the box itself."""
-    if caller.origin is OriginKind.APP:
-        raise ForbiddenError(
-            f"apps of the origin {caller.origin_text[:100]!r} may use models but not change them",
-            hint="use `hearth` on the box, or add the origin to allowed_origins",
-        )
-    if not caller.is_local:
-        raise ForbiddenError(
-            f"this changes the box, and the request comes from {caller.address or 'a proxy'},"
-            " not from the box itself",
-            hint="run it on the box; administration from the network needs a key, which a later"
-            " release brings",
-        )
 
 
 def _literal(host: str) -> Address | None:

@@ -1,6 +1,7 @@
 """What every request passes: the log line with the error boundary, the guard, the drain.
 
-In this order, so that a refusal is logged and has the dialect's shape like any other error.
+In this order, so that a refusal is logged and has the dialect's shape like any other error. The
+question for the scope (access.py) comes between guard and drain.
 """
 
 import time
@@ -8,10 +9,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
 from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
 from appliance.http.errors import Dialect, Problem, problem_of
-from appliance.http.guard import OriginKind, require_administrator
 from appliance.http.logline import write_failure, write_line
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -26,6 +27,7 @@ _PREFLIGHT_S = 600
 _ALLOWED_HEADERS = ", ".join(
     [
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With"),
+        *("x-api-key", "anthropic-version", "anthropic-beta"),
         *(
             "OpenAI-Beta",
             "x-stainless-arch",
@@ -86,16 +88,6 @@ async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
         wait_s = max(1, round(request.app[SETTINGS].drain_timeout_s))
         raise OverloadedError("the service is stopping, please try again", retry_after_s=wait_s)
     return await handler(request)
-
-
-def administrative(handler: Handler) -> Handler:
-    """Let a handler run only for callers who may change the box."""
-
-    async def checked(request: web.Request) -> web.StreamResponse:
-        require_administrator(request[CALLER])
-        return await handler(request)
-
-    return checked
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

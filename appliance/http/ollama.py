@@ -10,13 +10,14 @@ from contextlib import aclosing
 import msgspec
 from aiohttp import web
 
+from appliance.access.caller import Scope
 from appliance.chat.events import Done, Embeddings, EmbedRequest, Event, JobRequest, Text
 from appliance.errors import ModelNameError, ModelNotFoundError, UnsupportedError
 from appliance.http import ollama_wire as wire
+from appliance.http.access import require, require_model
 from appliance.http.body import read_json
-from appliance.http.context import CALLER, CHAT, FIELDS, LIBRARY, SETTINGS
+from appliance.http.context import CHAT, FIELDS, LIBRARY, SETTINGS
 from appliance.http.fields import caller_of
-from appliance.http.guard import require_administrator
 from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
 
@@ -67,6 +68,7 @@ async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embedding
     """Run an embedding job, with its line in the log; shared with OpenAI's dialect."""
     fields = request[FIELDS]
     fields["model"] = wanted.model
+    require_model(request, wanted.model)
     try:
         found = await request.app[CHAT].embed(wanted)
     except (ModelNameError, ModelNotFoundError) as error:
@@ -86,6 +88,7 @@ async def _require_ability(request: web.Request, typed: str, ability: str | None
     if ability is None:
         return
     request[FIELDS]["model"] = typed
+    require_model(request, typed)
     try:
         name = ModelName.parse(typed)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
@@ -98,7 +101,7 @@ async def _answer(
     request: web.Request, job: JobRequest, encode: wire.Encode, *, streams: bool
 ) -> web.StreamResponse:
     if job.work is None and job.keep_alive == 0:
-        require_administrator(request[CALLER])
+        require(request, Scope.MANAGE)  # it would unload what others use
     if streams and job.work is not None and not job.render_only:
         documents = _documents(run_job(request, job), job, encode)
         return await stream(request, documents, NDJSON)

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from appliance.errors import ApplianceError, BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
+from appliance.http.access import may_see, require_model
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
-from appliance.http.middleware import administrative
+from appliance.http.context import BUNDLES, CALLER, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
 from appliance.library.create import Progress
@@ -28,10 +28,10 @@ from appliance.trust.gate import Gate
 
 async def tags(request: web.Request) -> web.StreamResponse:
     """GET /api/tags: stored models, newest first."""
-    library, gate = request.app[LIBRARY], request.app[GATE]
+    library, gate, caller = request.app[LIBRARY], request.app[GATE], request[CALLER]
 
     def entries() -> list[dict[str, Any]]:
-        models = library.list()
+        models = [model for model in library.list() if may_see(caller, model.name)]
         return [wire.tag_entry(*pair) for pair in zip(models, gate.labels(models), strict=True)]
 
     return json_response({"models": await asyncio.to_thread(entries)})
@@ -39,7 +39,9 @@ async def tags(request: web.Request) -> web.StreamResponse:
 
 async def ps(request: web.Request) -> web.StreamResponse:
     """GET /api/ps: loaded models, those that stay longest first."""
-    return json_response({"models": [wire.ps_entry(m) for m in request.app[MODELS].loaded()]})
+    loaded, caller = request.app[MODELS].loaded(), request[CALLER]
+    entries = [wire.ps_entry(model) for model in loaded if may_see(caller, model.name)]
+    return json_response({"models": entries})
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -48,6 +50,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     if not body.typed:
         raise BadRequestError("model is required")
     request[FIELDS]["model"] = body.typed
+    require_model(request, body.typed)
     name, library, gate = ModelName.parse(body.typed), request.app[LIBRARY], request.app[GATE]
 
     def answer() -> dict[str, Any]:
@@ -58,7 +61,6 @@ async def show(request: web.Request) -> web.StreamResponse:
     return json_response(await asyncio.to_thread(answer))
 
 
-@administrative
 async def copy(request: web.Request) -> web.StreamResponse:
     """POST /api/copy."""
     body = await read_json(request, wire.CopyBody)
@@ -75,7 +77,6 @@ async def copy(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-@administrative
 async def delete(request: web.Request) -> web.StreamResponse:
     """DELETE /api/delete: the model leaves memory and disk."""
     body = await read_json(request, wire.NameBody)
@@ -88,7 +89,6 @@ async def delete(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-@administrative
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /api/create: status lines, or with `stream` false only the last of them."""
     body = await read_json(request, wire.CreateBody)

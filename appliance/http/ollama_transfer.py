@@ -14,7 +14,6 @@ from appliance.errors import BadRequestError
 from appliance.http.body import read_json
 from appliance.http.context import BUNDLES, FIELDS, TRANSFERS
 from appliance.http.errors import FieldError
-from appliance.http.middleware import administrative
 from appliance.http.ollama_models_wire import NameBody
 from appliance.http.streams import report
 from appliance.transfer.progress import Progress
@@ -36,7 +35,6 @@ class PullBody(TransferBody, kw_only=True):
     confirm: bool = False  # ours: an unsigned model is wanted although it is new here, or changed
 
 
-@administrative
 async def pull(request: web.Request) -> web.StreamResponse:
     """POST /api/pull: install a model from its registry, or the release that was signed for it."""
     body = await read_json(request, PullBody)
@@ -50,7 +48,6 @@ async def pull(request: web.Request) -> web.StreamResponse:
     return await report(request, documents(lines), whole=not body.stream)
 
 
-@administrative
 async def push(request: web.Request) -> web.StreamResponse:
     """POST /api/push: send a model to its registry."""
     body = await read_json(request, TransferBody)

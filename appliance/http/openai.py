@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -11,9 +12,10 @@ from appliance.chat.events import Done, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
+from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.choices import run_choices
-from appliance.http.context import LIBRARY, SETTINGS
+from appliance.http.context import CALLER, LIBRARY, SETTINGS
 from appliance.http.fields import caller_of
 from appliance.http.ollama import embeddings_of
 from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
@@ -53,14 +55,18 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 async def models(request: web.Request) -> web.StreamResponse:
     """GET /v1/models."""
-    library = request.app[LIBRARY]
-    entries = await asyncio.to_thread(lambda: [answers.model_entry(m) for m in library.list()])
-    return _json({"object": "list", "data": entries})
+    library, caller = request.app[LIBRARY], request[CALLER]
+
+    def entries() -> list[dict[str, Any]]:
+        return [answers.model_entry(m) for m in library.list() if may_see(caller, m.name)]
+
+    return _json({"object": "list", "data": await asyncio.to_thread(entries)})
 
 
 async def model(request: web.Request) -> web.StreamResponse:
     """GET /v1/models/{model}."""
     typed = request.match_info["model"]
+    require_model(request, typed)
     try:
         name = ModelName.parse(typed)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http.access import require_model
 from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, SETTINGS
 from appliance.http.errors import Dialect, problem_of
 from appliance.http.logline import note_event
@@ -63,6 +64,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
     """
     fields = request[FIELDS]
     fields["model"] = job.model
+    require_model(request, job.model)
     came = time.monotonic()
     try:
         async with aclosing(request.app[CHAT].run(job)) as events:

@@ -9,6 +9,7 @@ to tests/bench/results/. Keep the machine quiet meanwhile.
 
 from __future__ import annotations
 
+import bench_access
 import bench_idle
 import bench_install
 import bench_latency
@@ -27,6 +28,7 @@ def main() -> None:
     argv = ["--quick"] if options.quick else []
     for benchmark in (
         bench_idle,
+        bench_access,
         bench_paged_host,
         bench_service,
         bench_install,

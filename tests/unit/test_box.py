@@ -34,6 +34,6 @@ def test_a_long_name_is_cut_between_characters() -> None:
 )
 def test_a_damaged_identity_is_not_replaced(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(ConfigError, match="restore it"):
+    with pytest.raises(ConfigError, match="cannot use"):
         Box.open(tmp_path)
     assert (tmp_path / FILE).read_text() == text
