@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import signal
+import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -41,12 +42,16 @@ from appliance.trust.repositories import Repositories
 log = logging.getLogger("hearth")
 
 MAPS_FOLDER = "maps"
+# How long a thread in Python, such as one that parses a model's header, keeps the event loop from
+# going on after each of its system calls; Python's own is 5 ms (tests/bench/bench_switch.py)
+SWITCH_INTERVAL_S = 0.0005
 CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are gone
 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
     logs.configure(settings.log_format, settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_serve(settings))
 
 

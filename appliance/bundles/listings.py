@@ -114,7 +114,7 @@ class Listings:
             raise TrustError.of(
                 TrustCode.UNREACHABLE,
                 f"the repository {repository.name} has no address; it comes by removable media",
-                hint="import a stick with `hearth import`",
+                hint="import a stick with `hearth import`; --follow follows a channel of it",
             )
         opener, loop = self.transfers.opener(), asyncio.get_running_loop()
 

@@ -20,6 +20,7 @@ import bench_paged_online
 import bench_paged_throughput
 import bench_service
 import bench_single_stream
+import bench_switch
 import harness
 
 
@@ -38,6 +39,7 @@ def main() -> None:
         bench_paged_online,
         bench_paged_throughput,
         bench_single_stream,
+        bench_switch,
     ):
         benchmark.main(argv)
 
