@@ -203,9 +203,14 @@ class Activator:
         if self._manifest(name) != data:
             self.library.write_manifest(name, data)
 
+    def missing(self, release: Kept) -> list[str]:
+        """The digests of those of its parts that are not here."""
+        has = self.library.blobs.has
+        return [text for text in release.blobs if not has(Digest.parse(text))]
+
     def _require_whole(self, name: ModelName, release: Kept) -> None:
         """Before the state says that it serves: a scrub may have set a damaged part aside."""
-        missing = [text for text in release.blobs if not self.library.blobs.has(Digest.parse(text))]
+        missing = self.missing(release)
         if missing:
             raise ActivationError(
                 f"release {release.version} of {name.short} is not whole any more:"

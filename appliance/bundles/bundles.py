@@ -20,17 +20,15 @@ from appliance.bundles.install import Installer, what_to_remove
 from appliance.bundles.listings import Listings
 from appliance.bundles.parts import Wish
 from appliance.bundles.release import Release
-from appliance.bundles.resolve import Origin, Word
-from appliance.bundles.revoke import revocation, take_back
+from appliance.bundles.resolve import Origin
 from appliance.bundles.state import BundleState, States, empty_state
+from appliance.bundles.switches import Switches
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.errors import ActivationError, ApplianceError, DiskFullError, LibraryError
+from appliance.errors import ApplianceError, DiskFullError, LibraryError
 from appliance.library.library import Library
-from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
 from appliance.models.manager import Models
-from appliance.threads import to_end
 from appliance.transfer.jobs import SharedJobs
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
@@ -74,6 +72,7 @@ class Bundles:
             max_blob_bytes=settings.max_blob_gib * GIB,
             fetch_timeout_s=settings.transfer_timeout_s,
         )
+        self._switches = Switches(self._activator, self._installer.leave, settings.revoked)
         library.add_roots(self._states.roots)
 
     # -- reading; these block ---------------------------------------------------------------
@@ -164,24 +163,24 @@ class Bundles:
         state = await asyncio.to_thread(self.state, name)
         repository = await asyncio.to_thread(self._listings.require_owner, name)
         word = await self._listings.ask(repository, origin, name, state)
-        return await self._judge(name, state, word)
+        return await self._switches.judge(name, state, word)
 
     async def rollback(self, name: ModelName) -> BundleState:
         """Return to the previous release, at once and without a network; a pin moves along.
 
         Raises NotFoundError, and ActivationError if none is kept.
         """
-        return await self._switch(name, lambda state: go_back(state, int(time.time())))
+        return await self._switches.to(name, lambda state: go_back(state, int(time.time())))
 
     async def pin(self, name: ModelName, version: str) -> BundleState:
         """From now on only `version` may be active. It becomes so at once if it is kept here, else
         by the next install. Raises NotFoundError, ModelNameError."""
         replaced = ModelName.parse(f"x:{version}")
-        return await self._switch(name, lambda state: pin(state, replaced.tag))
+        return await self._switches.to(name, lambda state: pin(state, replaced.tag))
 
     async def unpin(self, name: ModelName) -> BundleState:
         """Follow the name again, from the next install on."""
-        return await self._switch(name, lambda state: replace(state, pinned=""))
+        return await self._switches.to(name, lambda state: replace(state, pinned=""))
 
     def delete(self, name: ModelName) -> bool:
         """Remove a model, signed or not, also with a damaged state, and the blobs that only it
@@ -234,7 +233,7 @@ class Bundles:
         state = await asyncio.to_thread(self._begin, name, repository, retry)
         wanted = replace(state, pinned=version) if version else state
         word = await self._listings.ask(repository, origin, name, wanted)
-        state = replace(await self._judge(name, state, word), repository=repository.name)
+        state = replace(await self._switches.judge(name, state, word), repository=repository.name)
         contents = self._listings.contents(repository, origin)
         wish = self._listings.wish(name, wanted, word, contents, variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
@@ -289,10 +288,7 @@ class Bundles:
         active = state.active
         if active is None or active.index != str(wish.index):
             return False
-        if wish.variant not in {"", active.variant}:
-            return False
-        blobs = self._library.blobs
-        if not all(blobs.has(Digest.parse(text)) for text in active.blobs):
+        if wish.variant not in {"", active.variant} or self._activator.missing(active):
             return False
         self._activator.derive(wish.name, state)
         return True
@@ -304,35 +300,3 @@ class Bundles:
         except DiskFullError as error:
             hint = await asyncio.to_thread(what_to_remove, self._library, wish.name)
             raise DiskFullError(str(error), hint=hint or error.hint) from error
-
-    # -- other changes ----------------------------------------------------------------------
-
-    async def _switch(
-        self, name: ModelName, rule: Callable[[BundleState], BundleState]
-    ) -> BundleState:
-        """Apply a rule, and let go of weights that are not active any more."""
-        before, after = await to_end(self._activator.change, name, rule)
-        if before.active != after.active:
-            log.info(
-                "switched model=%s from=%s to=%s",
-                *(name.short, _version(before), _version(after)),
-            )
-            await self._installer.leave(name, before, after)
-        return after
-
-    async def _judge(self, name: ModelName, state: BundleState, word: Word) -> BundleState:
-        """Act on a release that was taken back; returns the state afterwards."""
-        why = revocation(state.active, word) if state.active is not None else ""
-        if state.is_stopped or not (why or state.revoked):
-            return state
-        if why and why != state.revoked:
-            log.warning("release taken back model=%s: %s", name.short, why)
-        rule = partial(take_back, why=why, word=word)
-        try:
-            return await self._switch(name, partial(rule, action=self._settings.revoked))
-        except ActivationError:  # there is nothing whole to go back to
-            return await self._switch(name, partial(rule, action="warn"))
-
-
-def _version(state: BundleState) -> str:
-    return state.active.version if state.active else "none"
