@@ -58,6 +58,14 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _reserve(text: str) -> int | None:
+    if text.strip() == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,9}", text.strip()):
+        raise ValueError("'auto' or a whole number from 0 to 999999999")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"\d{1,9}(\.\d+)?", text.strip()):
         raise ValueError("a number of seconds, 0 or more")
@@ -124,6 +132,21 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def _name(text: str) -> str:
+    name = " ".join(text.split())
+    if len(name.encode()) > 63 or not name.isprintable():
+        raise ValueError("a name of at most 63 bytes on one line, or empty")
+    return name
+
+
+def _interfaces(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.:@*?-]{1,32}", name):
+            raise ValueError("names of network interfaces like eth0 or wl*, separated by commas")
+    return names
+
+
 def _model_engines(text: str) -> Mapping[str, str]:
     """`name=engine, …`; the names are looked at by who knows their grammar (models/choice.py)."""
     wishes = {}
@@ -176,10 +199,15 @@ SETTINGS: tuple[Setting, ...] = (
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
     Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
     Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
-    Setting("discovery", "off", _choice("off"), "announce on the local network"),
     Setting("access_lan", "open", _choice("open", "keys", "off"),
             "who on the network may use models: open lets guests chat and list, keys wants a key of"
             " everybody, off answers nobody but the box itself"),
+    Setting("name", "", _name, "what people call this box; empty: Hearth and a part of its id"),
+    Setting("discovery", "on", _choice("on", "off"),
+            "announce on the local network and look for others, if the service listens there"),
+    Setting("discovery_interfaces", "", _interfaces,
+            "network interfaces to announce on, like eth0,wl*; empty: all that are no container,"
+            " tunnel or modem"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
@@ -188,6 +216,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_loaded_models", "3", _whole(1, 64), "models in memory at once"),
     Setting("max_queue", "64", _whole(1, 100_000), "requests that may wait for one model"),
     Setting("memory_reserve_mib", "512", _whole(0, 2**20), "memory that models leave free"),
+    Setting("disk_reserve_mib", "auto", _reserve,
+            "disk space that models leave free; auto: a twentieth of the disk, 2 GiB at least, of a"
+            " small disk a quarter"),
     Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
     Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
     Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
@@ -243,8 +274,10 @@ class Settings:
     models: Path | None
     engine: str
     model_engines: Mapping[str, str]  # model name as written -> engine
+    name: str
     discovery: str
     access_lan: str
+    discovery_interfaces: tuple[str, ...]  # patterns of interface names
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
     keep_alive: float  # seconds; inf: for ever
@@ -253,6 +286,7 @@ class Settings:
     max_loaded_models: int
     max_queue: int
     memory_reserve_mib: int
+    disk_reserve_mib: int | None  # None: what suits the disk
     load_timeout_s: float
     drain_timeout_s: float
     write_timeout_s: float

@@ -22,6 +22,7 @@
         DownloadCorruptError    it sent bytes that are not those of the digest
       ActivationError           a release is here, but did not prove itself; the old one serves on
       MemoryFitError            the model does not fit into this machine
+      JobCancelledError         somebody ended the transfer that this caller follows
       OverloadedError           a queue is full or the service is stopping; try again later
       TemplateError             a chat template failed or went over its limits
 
@@ -177,6 +178,12 @@ class MemoryFitError(ApplianceError):
     """The model does not fit into this machine's memory; the message holds the arithmetic."""
 
     code = "does_not_fit"
+
+
+class JobCancelledError(ApplianceError):
+    """Somebody ended the work that others follow as well."""
+
+    code = "cancelled"
 
 
 class OverloadedError(ApplianceError):

@@ -21,6 +21,7 @@ from appliance.bundles.listings import Listings
 from appliance.bundles.parts import Wish
 from appliance.bundles.release import Release
 from appliance.bundles.resolve import Origin
+from appliance.bundles.spare import drop_spare
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.bundles.switches import Switches
 from appliance.chat.job import ChatService
@@ -29,7 +30,7 @@ from appliance.errors import ApplianceError, DiskFullError, LibraryError
 from appliance.library.library import Library
 from appliance.library.names import ModelName
 from appliance.models.manager import Models
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
 from appliance.trust.gate import Signed
@@ -59,7 +60,7 @@ class Bundles:
         self._library = library
         self._listings = Listings(library, repositories, transfers)
         self._states = States(settings.state / FOLDER)
-        self._jobs = SharedJobs()
+        self.jobs = SharedJobs()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
         self._activator = Activator(self._states, library)
         self._installer = Installer(
@@ -134,6 +135,7 @@ class Bundles:
         variant: str = "",
         retry: bool = False,
         version: str = "",
+        is_kept: bool = False,
     ) -> AsyncGenerator[Progress, None]:
         """Make the release that is signed for `name` the active one; the lines of Ollama's pull.
 
@@ -141,8 +143,9 @@ class Bundles:
         `version`: this release of the model, in place of the one that the name's own tag means.
         `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
         RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
-        is. Leaving cancels it unless others follow it; what came is kept. Who asks for the same
-        follows the same work; who asks for another thing under the name waits for its turn.
+        is. Leaving cancels it unless others follow it or it `is_kept`; what came stays. Who asks
+        for the same follows the same work; who asks for another thing under the name waits for
+        its turn.
         """
         full = name.full.lower()
         turn = self._turns.setdefault(full, asyncio.Lock())
@@ -153,7 +156,8 @@ class Bundles:
 
         places = [str(content) for content in origin.contents] if origin else None
         key = f"{full} {version} {variant} {retry} {places}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("install", name.short)
+        async with aclosing(self.jobs.follow(key, work, title, is_kept=is_kept)) as lines:
             async for line in lines:
                 yield line
 
@@ -213,9 +217,16 @@ class Bundles:
             except ApplianceError as error:
                 log.warning("signed model left as it is model=%s: %s", name.short, error)
 
+    def make_room(self, wanted: int) -> list[str]:
+        """Give up releases that nobody uses (spare.py) until `wanted` more bytes are free; a
+        sentence for each. Blocking; bundles that are being installed are left alone."""
+        busy = {full for full, turn in list(self._turns.items()) if turn.locked()}
+        states = [state for state in self._scan()[0] if state.name not in busy]
+        return drop_spare(self._activator, states, wanted)
+
     async def close(self) -> None:
         """End what runs, before models and transfers end. Downloads are kept for the next time."""
-        await self._jobs.close()
+        await self.jobs.close()
 
     # -- one install ------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ from appliance.bundles.resolve import Origin
 from appliance.config import Settings
 from appliance.errors import ApplianceError, LibraryError, NotFoundError
 from appliance.threads import to_end
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress, Tell
 from appliance.trust.repositories import Repositories
 
@@ -128,7 +128,8 @@ class Channels:
                 await self._turn(key, tell, at_once=at_once)
             tell(Progress("success"))
 
-        async with aclosing(self._jobs.follow(f"{key} {at_once}", work)) as lines:
+        title = Title("check", key)
+        async with aclosing(self._jobs.follow(f"{key} {at_once}", work, title)) as lines:
             async for line in lines:
                 yield line
         self._changed.set()
@@ -160,7 +161,8 @@ class Channels:
             if turn.errors:
                 raise turn.errors[0]
 
-        async with aclosing(self._jobs.follow(f"{key} {origin.contents} {retry}", work)) as lines:
+        job = f"{key} {origin.contents} {retry}"
+        async with aclosing(self._jobs.follow(job, work, Title("import", key))) as lines:
             async for line in lines:
                 yield line
         self._changed.set()

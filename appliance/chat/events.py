@@ -64,6 +64,7 @@ class Text:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 0  # that it brings, those of earlier steps that showed nothing included
 
 
 @dataclass(frozen=True, slots=True)

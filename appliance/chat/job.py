@@ -44,6 +44,7 @@ from engine.errors import EngineError
 from engine.process.client import EngineClient
 from engine.text import TextAssembler
 
+_NOTHING = Text("")
 HELD, HELD_BEFORE_STOP = 3, 1  # steps that a worker may hold back; the second with stop strings
 
 
@@ -180,6 +181,7 @@ class _Run:
     output: list[int] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
+    _told: int = 0  # tokens of the output that an event has brought
 
     async def events(self) -> AsyncGenerator[Event, None]:
         assembler = TextAssembler(self.options.stop)
@@ -224,7 +226,10 @@ class _Run:
             if step.finish is not None:
                 text += assembler.finish()
             logprobs += step.logprobs
-        return Text(text, tuple(logprobs))
+        if not text and not logprobs:
+            return _NOTHING
+        told, self._told = self._told, len(self.output)
+        return Text(text, tuple(logprobs), self._told - told)
 
     def _held_steps(self) -> int:
         """Engines with many slots send many tokens per frame anyway. A stop string is seen only

@@ -77,6 +77,12 @@ class Client:
         with self._open("POST", path, body=chunks, headers=headers) as response:
             _raise_for_status(response)
 
+    def download(self, path: str) -> bytes:
+        """The body at `path`, whatever it is."""
+        with self._open("GET", path, timeout_s=READ_TIMEOUT_S) as response:
+            _raise_for_status(response)
+            return response.read()
+
     def stream(self, path: str, body: Json) -> Generator[Json, None, None]:
         """POST `body` and yield the objects of the NDJSON answer as they arrive.
 

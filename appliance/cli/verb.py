@@ -11,6 +11,7 @@ from appliance.cli.address import find_address
 from appliance.cli.client import Client, Json
 
 _KEY = "hearth.key"  # in the context's meta
+BOX = "hearth.box"  # where `hearth --box NAME` leaves the name for the verb, in Context.meta
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,7 +20,15 @@ def connects(verb: F) -> F:
     """Give a verb `--host` and `--key` and pass it a `client` for that address."""
 
     def open_client(context: click.Context, _option: click.Parameter, host: str | None) -> Client:
-        return Client(find_address(host, os.environ), find_key(context, os.environ))
+        key = find_key(context, os.environ)
+        box = context.meta.get(BOX)
+        if box is None:
+            return Client(find_address(host, os.environ), key)
+        if host is not None:
+            raise click.UsageError("--box and --host both say where to connect; give one of them")
+        from appliance.cli.find import find_box
+
+        return Client(find_box(box), key)
 
     with_key = click.option(
         "--key",

@@ -29,6 +29,8 @@ _CHAT, _MANAGE, _ADMIN = Scope.CHAT, Scope.MANAGE, Scope.ADMIN
 # (method, route) -> scope; None: anybody whom the guard admits. HEAD needs what GET needs.
 NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/"): None,
+    ("GET", "/static/{version}/{name}"): None,
+    ("GET", "/hearth/v1/qr.svg"): None,  # of an address that the caller has already
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/api/version"): None,
@@ -50,6 +52,9 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v1/models/{model}"): _CHAT,
     ("GET", "/hearth/v1/status"): _CHAT,
     ("GET", "/hearth/v1/plan"): _CHAT,
+    ("GET", "/hearth/v1/neighbours"): _CHAT,
+    ("GET", "/hearth/v1/device"): _CHAT,
+    ("GET", "/hearth/v1/live"): _CHAT,  # sections that need more are left out, see live.py
     ("GET", "/hearth/v1/bundles"): _CHAT,
     ("GET", "/hearth/v1/bundles/show"): _CHAT,
     ("GET", "/hearth/v1/channels"): _CHAT,
@@ -69,6 +74,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/api/create"): _MANAGE,
     ("POST", "/api/pull"): _MANAGE,
     ("POST", "/api/push"): _MANAGE,
+    ("POST", "/hearth/v1/transfers/cancel"): _MANAGE,
     ("POST", "/api/copy"): _MANAGE,
     ("DELETE", "/api/delete"): _MANAGE,
     ("HEAD", "/api/blobs/{digest}"): _MANAGE,
@@ -91,6 +97,8 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/hearth/v1/keys"): _ADMIN,
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
+    ("GET", "/hearth/v1/support"): _ADMIN,
+    ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,
     ("POST", "/hearth/v1/export"): _ADMIN,
 }

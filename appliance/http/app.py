@@ -10,25 +10,32 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.access.access import Access
-from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.device.device import Device
+from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
     blobs,
+    device,
     doctor,
     keys,
+    live,
     media,
+    metrics,
+    neighbours,
     ollama,
     ollama_models,
     ollama_transfer,
     openai,
+    page,
     registry,
     scrub,
+    support,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -39,16 +46,22 @@ from appliance.http import (
 from appliance.http.access import admit
 from appliance.http.context import (
     ACCESS,
-    BOX,
     BUNDLES,
     CHANNELS,
     CHAT,
+    DEVICE,
+    DISCOVERY,
     EXPORTER,
     GATE,
     GUARD,
     IMPORTER,
+    INCIDENTS,
     LIBRARY,
+    LIVE,
+    METER,
+    METRICS,
     MODELS,
+    RECENT,
     REPOSITORIES,
     SETTINGS,
     STATE,
@@ -56,8 +69,13 @@ from appliance.http.context import (
     ServiceState,
 )
 from appliance.http.guard import Guard
+from appliance.http.live_wire import open_live
+from appliance.http.meter import TokenMeter
 from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -84,7 +102,11 @@ class Parts:
     bundles: Bundles
     channels: Channels
     access: Access
-    box: Box
+    discovery: Discovery
+    metrics: Metrics
+    device: Device
+    incidents: Incidents
+    recent: Recent
     state: ServiceState
 
 
@@ -106,11 +128,22 @@ def build_app(parts: Parts) -> web.Application:
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, parts.channels, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
+    app[DISCOVERY] = parts.discovery
+    app[METRICS] = parts.metrics
+    app[DEVICE] = parts.device
+    app[INCIDENTS] = parts.incidents
+    app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[ACCESS] = parts.access
-    app[BOX] = parts.box
-    names = [*settings.allowed_hosts, parts.box.host_label, parts.box.host_name]
-    app[GUARD] = Guard.of(socket.gethostname(), names, settings.allowed_origins, parts.access.near)
+    app[METER] = TokenMeter()
+    app[LIVE] = open_live(app)
+    app[GUARD] = Guard.of(
+        socket.gethostname(),
+        [*settings.allowed_hosts, parts.discovery.box.host_label, parts.discovery.box.host_name],
+        settings.allowed_origins,
+        parts.access.near,
+        parts.discovery.own_hosts,
+    )
     app.on_response_prepare.append(add_headers)
     app.add_routes(all_routes())
     return app
@@ -125,7 +158,11 @@ def all_routes() -> list[web.RouteDef]:
 
 def _own_routes() -> list[web.RouteDef]:
     return [
-        web.get("/", admin.root),
+        web.get("/", page.root),
+        web.get("/static/{version}/{name}", page.static_file),
+        web.get("/hearth/v1/qr.svg", page.qr),
+        web.get("/hearth/v1/live", live.live),
+        web.post("/hearth/v1/transfers/cancel", ollama_transfer.cancel),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/me", keys.me),
@@ -138,6 +175,10 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.get("/hearth/v1/neighbours", neighbours.neighbours),
+        web.get("/hearth/v1/device", device.device),
+        web.get("/hearth/v1/support", support.bundle),
+        web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from appliance.errors import NotFoundError, RequestTooLargeError
 from appliance.http.body import refuse_compressed
-from appliance.http.context import GATE, LIBRARY, SETTINGS
+from appliance.http.context import GATE, LIBRARY, SETTINGS, TRANSFERS
 from appliance.http.errors import BodyTimeoutError
 from appliance.library.blobs import BlobWriter
 from appliance.library.manifest import Digest
@@ -37,6 +37,8 @@ async def upload(request: web.Request) -> web.StreamResponse:
         return web.Response()
     limit = request.app[SETTINGS].max_blob_gib * GIB
     _check_size(request.content_length or 0, limit)
+    space = request.app[TRANSFERS].space
+    await asyncio.to_thread(space.require, request.content_length or 0, "the upload")
     writer = blobs.writer(digest, request.content_length)
     try:
         await to_end(writer.__enter__)

@@ -16,15 +16,21 @@ from aiohttp import web
 
 from appliance.access.access import Access
 from appliance.access.caller import Caller
-from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.device.device import Device
+from appliance.discovery.discovery import Discovery
 from appliance.http.guard import Guard
+from appliance.http.live_room import Live
+from appliance.http.meter import TokenMeter
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -71,10 +77,16 @@ BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
+DISCOVERY = web.AppKey("DISCOVERY", Discovery)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
+METER = web.AppKey("METER", TokenMeter)
+LIVE = web.AppKey("LIVE", Live)
 ACCESS = web.AppKey("ACCESS", Access)
-BOX = web.AppKey("BOX", Box)
+METRICS = web.AppKey("METRICS", Metrics)
+DEVICE = web.AppKey("DEVICE", Device)
+RECENT = web.AppKey("RECENT", Recent)
+INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

@@ -84,6 +84,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     errors.ModelNotFoundError: _Row(404, "not_found_error"),
     errors.NotFoundError: _Row(404, "not_found_error"),
     errors.OverloadedError: _Row(503, "overloaded_error"),
+    errors.JobCancelledError: _Row(409, "api_error"),
     errors.ActivationError: _Row(409, "api_error"),
     errors.MemoryFitError: _Row(503, "api_error"),
     errors.DiskFullError: _Row(507, "api_error"),

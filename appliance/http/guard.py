@@ -6,7 +6,7 @@ the only one that sees DNS rebinding on plain HTTP, because browsers send no Sec
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from typing import Self
@@ -44,6 +44,8 @@ class Guard:
     names: frozenset[str]  # lower case, without port
     origins: frozenset[str]  # lower case, `scheme://host[:port]`
     neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
+    # What mDNS says of us, now: host name and addresses, which change with the network.
+    announced: Callable[[], frozenset[str]] = frozenset
 
     @classmethod
     def of(
@@ -52,13 +54,15 @@ class Guard:
         allowed_hosts: Iterable[str],
         allowed_origins: Iterable[str],
         neighbourhood: Neighbourhood | None = None,
+        announced: Callable[[], frozenset[str]] = frozenset,
     ) -> Self:
         """The guard of a machine called `hostname`, on the networks of `neighbourhood`."""
         own = hostname.lower().rstrip(".")
         label = own.partition(".")[0]
         names = {"localhost", own, label, f"{label}.local", *(h.lower() for h in allowed_hosts)}
         origins = frozenset(origin.lower() for origin in allowed_origins)
-        return cls(frozenset(names - {"", ".local"}), origins, neighbourhood or Neighbourhood())
+        own_names = frozenset(names - {"", ".local"})
+        return cls(own_names, origins, neighbourhood or Neighbourhood(), announced)
 
     def admit(self, headers: CIMultiDictProxy[str], peer: object, local: object) -> Caller:
         """The caller of a request with these headers over a connection from `peer` to `local`,
@@ -86,8 +90,9 @@ class Guard:
     def check_host(self, values: Sequence[str], local: Address | None) -> str:
         """The Host header, lower case, if it names this box; `local` is the connection's own end.
 
-        An IP literal passes when it is loopback or `local`, and 0.0.0.0, which some clients send
-        as it is when OLLAMA_HOST says so, on a loopback connection; names pass when they are ours.
+        An IP literal passes when it is loopback, `local` or announced, and 0.0.0.0, which some
+        clients send as it is when OLLAMA_HOST says so, on a loopback connection; names pass when
+        they are ours.
         """
         if len(values) != 1:
             raise BadRequestError(
@@ -98,9 +103,11 @@ class Guard:
         if match is not None:
             host = match["six"] or match["name"].rstrip(".")
             literal = _literal(host)
-            if literal is None and match["name"] and host in self.names:
+            if literal is None and match["name"] and host in self.names | self.announced():
                 return text
             if literal is not None and (literal.is_loopback or literal == local):
+                return text
+            if literal is not None and str(literal) in self.announced():
                 return text
             if literal is not None and literal.is_unspecified and local and local.is_loopback:
                 return text
@@ -108,6 +115,11 @@ class Guard:
             f"the Host header {values[0][:100]!r} is not one of this box's names",
             hint="use its IP address or host name, or add the name to allowed_hosts",
         )
+
+    def check_own(self, host: str, local: object) -> None:
+        """Raise ForbiddenError unless `host` (`name[:port]`) may stand in an address of this box;
+        `local` is the socket address of the connection's own end."""
+        self.check_host([host], _address_of(local))
 
     def check_origin(self, values: Sequence[str], host: str) -> OriginKind:
         """What kind of Origin this is; `host` is the request's admitted Host header."""

@@ -5,7 +5,7 @@ from aiohttp import web
 from appliance.access.keys import Key
 from appliance.http import keys_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import ACCESS, BOX, CALLER, FIELDS, SETTINGS, STATE
+from appliance.http.context import ACCESS, CALLER, DISCOVERY, FIELDS, SETTINGS, STATE
 from appliance.http.errors import FieldError
 from appliance.http.ollama import json_response
 
@@ -25,14 +25,14 @@ async def claim(request: web.Request) -> web.StreamResponse:
     if not body.code.strip():
         raise FieldError("code", "code is required; `hearth pair` on the box shows it")
     name = wire.name_of(body.name) if body.name else ""
-    return _made(*await request.app[ACCESS].claim_box(request[CALLER], body.code, name))
+    key, token = await request.app[ACCESS].claim_box(request[CALLER], body.code, name)
+    request.app[DISCOVERY].refresh()  # it says whether the box is owned
+    return _made(key, token)
 
 
 async def pair(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/pair: what a person needs to bring a phone to this box."""
-    access, port = request.app[ACCESS], request.app[STATE].port
-    hosts = [f"[{a}]" if ":" in a else a for a in _addresses(request)]
-    urls = [f"http://{host}:{port}" for host in hosts]
+    access, urls = request.app[ACCESS], box_urls(request.app)
     code = access.code
     return json_response(
         {
@@ -55,6 +55,7 @@ async def create_key(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.KeyBody)
     key, token = await request.app[ACCESS].create_key(body.facts())
     request[FIELDS]["target"] = key.facts.id
+    request.app[DISCOVERY].refresh()
     return _made(key, token)
 
 
@@ -79,13 +80,23 @@ def _made(key: Key, token: str) -> web.Response:
     return response
 
 
-def _addresses(request: web.Request) -> list[str]:
-    """Where the network finds the box, as people type it, IPv4 first; none on loopback."""
-    host, _ = request.app[SETTINGS].address
-    if host == "localhost" or host.startswith("127.") or host == "::1":
+def box_urls(app: web.Application) -> list[str]:
+    """Where the network finds the box, IPv4 first; none on loopback."""
+    hosts = [f"[{a}]" if ":" in a else a for a in _addresses(app)]
+    return [f"http://{host}:{app[STATE].port}" for host in hosts]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on `host` hears this machine alone."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _addresses(app: web.Application) -> list[str]:
+    host, _ = app[SETTINGS].address
+    if is_loopback(host):
         return []
     if host not in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return [host]
-    names = [request.app[BOX].host_name] if request.app[SETTINGS].discovery == "on" else []
-    found = [a for a in request.app[ACCESS].addresses() if (":" in a) is (host == "::")]
-    return [*found, *names]
+    announced = app[DISCOVERY].status()
+    found = [a for a in app[ACCESS].addresses() if ":" not in a or host == "::"]
+    return [*(announced.addresses or found), *filter(None, [announced.host])]

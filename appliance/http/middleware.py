@@ -11,7 +11,17 @@ from aiohttp import web
 
 from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
-from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
+from appliance.http.context import (
+    CALLER,
+    FAILURE,
+    FIELDS,
+    GUARD,
+    IS_GONE,
+    METRICS,
+    SETTINGS,
+    STATE,
+)
+from appliance.http.counting import note_failure, note_request
 from appliance.http.errors import Dialect, Problem, problem_of
 from appliance.http.logline import write_failure, write_line
 
@@ -21,6 +31,7 @@ QUEUE_HEADER = "X-Hearth-Queue-Position"  # requests that had their turn before 
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
 # Answered also while the service stops, so that probes and people can see what it does.
 _ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
+PAGE_FILES = "/static/"
 _API = ("/api/", "/v1/", "/v2/", "/hearth/")
 _PREFLIGHT_S = 600
 # Ollama's list (server/routes.go); the x-stainless headers are those of OpenAI's packages.
@@ -63,7 +74,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         if failure is not None:
             _note_failure(request, failure)
-        write_line(request.method, request.path, status, fields, time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        note_request(request, status, elapsed_s)
+        write_line(request.method, request.path, status, fields, elapsed_s)
     return response
 
 
@@ -84,7 +97,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     """While the service stops, send new work away; what runs may finish."""
-    if request.app[STATE].draining and request.path not in _ALWAYS:
+    is_page = request.path.startswith(PAGE_FILES)
+    if request.app[STATE].draining and request.path not in _ALWAYS and not is_page:
         wait_s = max(1, round(request.app[SETTINGS].drain_timeout_s))
         raise OverloadedError("the service is stopping, please try again", retry_after_s=wait_s)
     return await handler(request)
@@ -101,7 +115,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     if caller is not None and caller.origin is not OriginKind.NONE:
         response.headers["Access-Control-Allow-Origin"] = caller.origin_text
         response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
-        response.headers["Vary"] = "Origin"
+        own = response.headers.get("Vary")
+        response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
 
 
 def _answer(request: web.Request, error: Exception) -> web.Response:
@@ -115,6 +130,7 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
 def _note_failure(request: web.Request, error: Exception) -> None:
     problem: Problem = problem_of(error, Dialect.of(request.path))
     request[FIELDS]["error"] = problem.code
+    note_failure(request.app[METRICS], error)
     if problem.needs_traceback:
         write_failure(request.path, error)
 

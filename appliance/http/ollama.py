@@ -16,7 +16,8 @@ from appliance.errors import ModelNameError, ModelNotFoundError, UnsupportedErro
 from appliance.http import ollama_wire as wire
 from appliance.http.access import require, require_model
 from appliance.http.body import read_json
-from appliance.http.context import CHAT, FIELDS, LIBRARY, SETTINGS
+from appliance.http.context import CHAT, FIELDS, LIBRARY, METRICS, SETTINGS
+from appliance.http.counting import note_embeddings
 from appliance.http.fields import caller_of
 from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
@@ -74,6 +75,7 @@ async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embedding
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(wanted.model) from error
     fields |= {"prompt": found.prompt_tokens, "out": len(found.vectors)}
+    note_embeddings(request.app[METRICS], wanted.model, found.prompt_tokens)
     return found
 
 

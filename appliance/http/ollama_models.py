@@ -16,7 +16,17 @@ from appliance.errors import ApplianceError, BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, CALLER, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
+from appliance.http.context import (
+    BUNDLES,
+    CALLER,
+    FIELDS,
+    GATE,
+    LIBRARY,
+    LIVE,
+    MODELS,
+    SETTINGS,
+    TRANSFERS,
+)
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
 from appliance.library.create import Progress
@@ -74,6 +84,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f'model "{body.source}" not found') from error
     await asyncio.to_thread(_forget_pull, gate, destination)
+    request.app[LIVE].poke("models")
     return web.Response()
 
 
@@ -86,6 +97,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     if not await asyncio.to_thread(request.app[BUNDLES].delete, name):
         raise ModelNotFoundError(f"model '{body.typed}' not found")
     await asyncio.to_thread(_forget_pull, request.app[GATE], name)
+    request.app[LIVE].poke("models", "updates")
     return web.Response()
 
 
@@ -95,14 +107,18 @@ async def create(request: web.Request) -> web.StreamResponse:
     wanted = body.to_create(request.app[SETTINGS].max_messages)
     request[FIELDS]["model"] = body.typed
     gate, library = request.app[GATE], request.app[LIBRARY]
+    space = request.app[TRANSFERS].space
     await asyncio.to_thread(gate.require_create, wanted.name)
+    await asyncio.to_thread(space.require, 0, "the new model")
 
     def steps() -> Generator[Progress, None, None]:
         yield from create_model(library, wanted)
         _forget_pull(gate, wanted.name)
 
     documents = _documents(in_thread(steps()))
-    return await report(request, documents, whole=not body.stream)
+    response = await report(request, documents, whole=not body.stream)
+    request.app[LIVE].poke("models")
+    return response
 
 
 def _forget_pull(gate: Gate, name: ModelName) -> None:

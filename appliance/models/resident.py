@@ -50,6 +50,7 @@ class Resident:
         self._idle.set()
         self._left = asyncio.Event()  # somebody stopped using the worker
         self._is_leaving = False
+        self._max_slots: int | None = None
 
     @property
     def client(self) -> EngineClient | None:
@@ -106,6 +107,16 @@ class Resident:
         self._is_leaving = False
         return client
 
+    def limit_slots(self, most: int | None) -> None:
+        """Serve at most so many requests at once from now on; None: as many as the engine can."""
+        self._max_slots = most
+        self._fit_queue()
+
+    def _fit_queue(self) -> None:
+        if self._client is not None:
+            slots = self._client.info.slots
+            self.queue.resize(min(slots, self._max_slots or slots))
+
     def leave_when_idle(self) -> None:
         """Let the worker go as soon as its running requests have ended."""
         self._is_leaving = True
@@ -134,5 +145,5 @@ class Resident:
             await old.close()
         self._client = await load()
         self.spec, self.stored = spec, stored
-        self.queue.resize(self._client.info.slots)
+        self._fit_queue()
         return time.monotonic_ns() - started

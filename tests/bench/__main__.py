@@ -13,6 +13,8 @@ import bench_access
 import bench_idle
 import bench_install
 import bench_latency
+import bench_metrics
+import bench_page
 import bench_paged_floor
 import bench_paged_host
 import bench_paged_latency
@@ -29,11 +31,13 @@ def main() -> None:
     argv = ["--quick"] if options.quick else []
     for benchmark in (
         bench_idle,
+        bench_metrics,
         bench_access,
         bench_paged_host,
         bench_service,
         bench_install,
         bench_latency,
+        bench_page,
         bench_paged_floor,
         bench_paged_latency,
         bench_paged_online,

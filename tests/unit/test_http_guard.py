@@ -75,6 +75,18 @@ def test_strange_hosts_are_refused(host):
         admit(host=host)
 
 
+def test_announced_names_and_addresses_pass_as_long_as_they_are_announced():
+    announced = {"hearth-0aaaaa.local", "192.168.9.9", "fd00::1"}
+    guard = Guard.of("box", [], [], announced=lambda: frozenset(announced))
+    for host in ("hearth-0aaaaa.local", "HEARTH-0aaaaa.local:11434", "192.168.9.9", "[fd00::1]:1"):
+        assert guard.check_host([host], None)
+    announced.clear()
+    announced.add("hearth-0aaaaa-2.local")
+    with pytest.raises(ForbiddenError):
+        guard.check_host(["hearth-0aaaaa.local"], None)
+    assert guard.check_host(["hearth-0aaaaa-2.local"], None)
+
+
 def test_exactly_one_host_header_is_needed():
     with pytest.raises(BadRequestError, match="exactly one Host header, this has 0"):
         admit(host=None)
