@@ -175,6 +175,12 @@ def may_see(caller: Caller, name: ModelName) -> bool:
     return models is None or name in _names(models)
 
 
+def may_learn_why(caller: Caller) -> bool:
+    """Whether a caller is told, in the words of engines and sources, why something failed: these
+    may name paths and prompts of the box."""
+    return Scope.MANAGE in caller.scopes
+
+
 @lru_cache(maxsize=256)
 def _names(models: tuple[str, ...]) -> frozenset[ModelName]:
     return frozenset(ModelName.parse(text) for text in models)

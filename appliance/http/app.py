@@ -130,8 +130,8 @@ def build_app(parts: Parts) -> web.Application:
     app[REPOSITORIES] = parts.repositories
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
-    app[IMPORTER] = Importer(library, parts.repositories, bundles)
-    app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
+    app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)
+    app[EXPORTER] = Exporter(library, parts.repositories, bundles, parts.channels, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[DISCOVERY] = parts.discovery

@@ -24,6 +24,7 @@ import bench_paged_online
 import bench_paged_throughput
 import bench_service
 import bench_single_stream
+import bench_switch
 import harness
 
 
@@ -46,6 +47,7 @@ def main() -> None:
         bench_paged_online,
         bench_paged_throughput,
         bench_single_stream,
+        bench_switch,
     ):
         benchmark.main(argv)
 
