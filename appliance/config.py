@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,20 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+_SHORTEST_PREFIX = {4: 8, 6: 32}
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    allowed = "addresses or prefixes like 192.168.1.2 or 10.1.0.0/16, separated by commas"
+    try:
+        networks = tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"{allowed}; {error}") from error
+    if wide := [net for net in networks if net.prefixlen < _SHORTEST_PREFIX[net.version]]:
+        raise ValueError(f"{allowed}; {wide[0]} would believe whole parts of the internet")
+    return networks
+
+
 def _name(text: str) -> str:
     name = " ".join(text.split())
     if len(name.encode()) > 63 or not name.isprintable():
@@ -217,6 +232,17 @@ SETTINGS: tuple[Setting, ...] = (
             " tunnel or modem"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
+    Setting("trusted_proxies", "", _networks,
+            "addresses or prefixes of proxies whose X-Forwarded-For or Forwarded is believed; what"
+            " any other proxy passes on needs a key"),
+    Setting("guest_rate_per_minute", "60", _whole(0, 10**6),
+            "requests per minute of a guest without a key; 0: no limit, also below"),
+    Setting("guest_concurrency", "4", _whole(0, 10**6), "requests of a guest at once"),
+    Setting("guest_context", "8192", _whole(0, 2**24), "largest num_ctx that a guest may ask for"),
+    Setting("guest_tokens_per_day", "1000000", _whole(0, 10**12),
+            "tokens that may be computed for a guest in a day, prompts and answers"),
+    Setting("user_rate_per_minute", "60", _whole(0, 10**6),
+            "requests per minute of each user whom a client with a key names"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
     Setting("context_length", "4096", _whole(4, 2**24), "context where no request or model says"),
     Setting("threads", "0", _whole(0, 1024), "threads per model; 0: chosen for the board"),
@@ -297,6 +323,12 @@ class Settings:
     discovery_interfaces: tuple[str, ...]  # patterns of interface names
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    guest_rate_per_minute: int
+    guest_concurrency: int
+    guest_context: int  # tokens
+    guest_tokens_per_day: int
+    user_rate_per_minute: int
     keep_alive: float  # seconds; inf: for ever
     context_length: int  # tokens
     threads: int

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import signal
+import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -15,8 +16,11 @@ from aiohttp import web
 
 from appliance import logs
 from appliance.access.access import Access
+from appliance.access.usage import Usage
 from appliance.box import Box
+from appliance.bundles.bundles import FOLDER as BUNDLES_FOLDER
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
@@ -32,7 +36,7 @@ from appliance.http.context import LIVE, ServiceState, version
 from appliance.http.door import Door, Limits
 from appliance.http.https import Tls, here
 from appliance.incidents import Incidents
-from appliance.library.blobs import sweep_temps
+from appliance.library.blobs import sweep_temps, sweep_temps_below
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
@@ -48,12 +52,16 @@ from appliance.trust.repositories import Repositories
 log = logging.getLogger("hearth")
 
 MAPS_FOLDER = "maps"
+# How long a thread in Python, such as one that parses a model's header, keeps the event loop from
+# going on after each of its system calls; Python's own is 5 ms (tests/bench/bench_switch.py)
+SWITCH_INTERVAL_S = 0.0005
 CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are gone
 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
     recent = logs.configure(settings.log_format, settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_serve(settings, recent))
 
 
@@ -71,14 +79,17 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
-    access = Access(settings, Database(settings.state))
+    database = Database(settings.state)
+    access = Access(settings, database)
+    usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
-    await asyncio.to_thread(_open_library, settings, library, bundles)
+    await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
     await access.open()
-    transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
+    await usage.load()
+    transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     network = Network()
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
     discovery = Discovery(settings, box, network, lambda: _facts(access, tls))
@@ -107,6 +118,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             bundles=bundles,
             channels=channels,
             access=access,
+            usage=usage,
             discovery=discovery,
             metrics=metrics,
             device=device,
@@ -118,6 +130,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(access.close)  # last: notes of the last requests are kept
+        stack.push_async_callback(usage.close)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
         await runner.setup()
         assert runner.server is not None  # there since setup
@@ -144,6 +157,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             polling = background.create_task(channels.poll_forever())
             telling = background.create_task(app[LIVE].run_forever())
             admitting = background.create_task(access.run_forever())
+            counting = background.create_task(usage.run_forever())
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
             watching = background.create_task(pressure.run_forever())
@@ -163,6 +177,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
             admitting.cancel()
+            counting.cancel()
             visiting.cancel()
             securing.cancel()
     await asyncio.to_thread(end_well, settings.state)
@@ -188,7 +203,9 @@ def _count_from_thread(loop: asyncio.AbstractEventLoop, metrics: Metrics, _: Dig
     loop.call_soon_threadsafe(metrics.verification_failures.add, 1, "stored")
 
 
-def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:
+def _open_library(
+    settings: Settings, library: Library, repositories: Repositories, bundles: Bundles
+) -> None:
     """Have the model folder agree with the signed releases, swept and pruned; what is wrong with
     it is said, not fatal."""
     try:
@@ -197,6 +214,9 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         library.prune()
         sweep_partials(library.blobs)
         sweep_temps(settings.state)
+        for folder in (BUNDLES_FOLDER, CHANNELS_FOLDER, MAPS_FOLDER):
+            sweep_temps_below(settings.state / folder)
+        repositories.sweep()
     except OSError as error:
         raise ConfigError(
             f"cannot use the state folder {settings.state}: {error.strerror}",

@@ -19,6 +19,7 @@ from appliance.errors import (
     UnauthorizedError,
 )
 from appliance.http.context import ACCESS, CALLER, FAILURE, FIELDS
+from appliance.http.guard import require_json
 from appliance.library.names import ModelName
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -128,6 +129,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     need = need_of(request.method, resource.canonical)
     if need is None:
+        require_json(caller, request.method, request.headers)
         return await handler(request)
     if need is Scope.CHAT:
         access.require(caller, need)
@@ -176,6 +178,12 @@ def may_see(caller: Caller, name: ModelName) -> bool:
     return models is None or name in _names(models)
 
 
+def may_learn_why(caller: Caller) -> bool:
+    """Whether a caller is told, in the words of engines and sources, why something failed: these
+    may name paths and prompts of the box."""
+    return Scope.MANAGE in caller.scopes
+
+
 @lru_cache(maxsize=256)
 def _names(models: tuple[str, ...]) -> frozenset[ModelName]:
     return frozenset(ModelName.parse(text) for text in models)
@@ -191,6 +199,7 @@ async def _audited(
     except (UnauthorizedError, ForbiddenError) as error:
         access.note(caller, action, "", error.code, is_refused=True)
         raise
+    require_json(caller, request.method, request.headers)
     if request.method in {"GET", "HEAD"}:
         return await handler(request)
     outcome = "broken off"  # unless something else happens: the client left

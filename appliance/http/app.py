@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.access.access import Access
+from appliance.access.limits import Limits, Rules
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -59,6 +61,7 @@ from appliance.http.context import (
     IMPORTER,
     INCIDENTS,
     LIBRARY,
+    LIMITS,
     LIVE,
     METER,
     METRICS,
@@ -69,13 +72,15 @@ from appliance.http.context import (
     STATE,
     TLS,
     TRANSFERS,
+    USAGE,
     ServiceState,
 )
 from appliance.http.guard import Guard
 from appliance.http.https import Tls
+from appliance.http.limits import limit
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
-from appliance.http.middleware import add_headers, drain, expect_later, guard, invite, observe
+from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
 from appliance.incidents import Incidents
 from appliance.library.library import Library
 from appliance.logs import Recent
@@ -106,6 +111,7 @@ class Parts:
     bundles: Bundles
     channels: Channels
     access: Access
+    usage: Usage
     discovery: Discovery
     metrics: Metrics
     device: Device
@@ -119,7 +125,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, admit, drain, invite],
+        middlewares=[observe, guard, admit, limit, drain, welcome],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -129,8 +135,8 @@ def build_app(parts: Parts) -> web.Application:
     app[REPOSITORIES] = parts.repositories
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
-    app[IMPORTER] = Importer(library, parts.repositories, bundles)
-    app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
+    app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)
+    app[EXPORTER] = Exporter(library, parts.repositories, bundles, parts.channels, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[DISCOVERY] = parts.discovery
@@ -141,6 +147,8 @@ def build_app(parts: Parts) -> web.Application:
     app[STATE] = parts.state
     app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
     app[ACCESS] = parts.access
+    app[LIMITS] = Limits(_rules(settings))
+    app[USAGE] = parts.usage
     app[TLS] = parts.tls
     app[METER] = TokenMeter()
     app[LIVE] = open_live(app)
@@ -150,10 +158,19 @@ def build_app(parts: Parts) -> web.Application:
         settings.allowed_origins,
         parts.access.near,
         parts.discovery.own_hosts,
+        settings.trusted_proxies,
     )
     app.on_response_prepare.append(add_headers)
-    app.add_routes(_inviting_later(route) for route in all_routes())
+    app.add_routes(map(without_welcome, all_routes()))
     return app
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        guest_rate_per_minute=settings.guest_rate_per_minute,
+        guest_concurrency=settings.guest_concurrency,
+        user_rate_per_minute=settings.user_rate_per_minute,
+    )
 
 
 def all_routes() -> list[web.RouteDef]:
@@ -161,12 +178,6 @@ def all_routes() -> list[web.RouteDef]:
     not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
     known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
     return [*known, *not_yet]
-
-
-def _inviting_later(route: web.RouteDef) -> web.RouteDef:
-    """The route, with the answer to an Expect header left to the middleware `invite`."""
-    options = {**route.kwargs, "expect_handler": expect_later}
-    return web.RouteDef(route.method, route.path, route.handler, options)
 
 
 def _own_routes() -> list[web.RouteDef]:

@@ -16,6 +16,8 @@ from aiohttp import web
 
 from appliance.access.access import Access
 from appliance.access.caller import Caller
+from appliance.access.limits import Limits
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -85,6 +87,8 @@ GUARD = web.AppKey("GUARD", Guard)
 METER = web.AppKey("METER", TokenMeter)
 LIVE = web.AppKey("LIVE", Live)
 ACCESS = web.AppKey("ACCESS", Access)
+LIMITS = web.AppKey("LIMITS", Limits)
+USAGE = web.AppKey("USAGE", Usage)
 METRICS = web.AppKey("METRICS", Metrics)
 DEVICE = web.AppKey("DEVICE", Device)
 RECENT = web.AppKey("RECENT", Recent)

@@ -193,6 +193,7 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
 _HTTP_TEXTS = {
     404: ("not_found", "404 page not found"),
     405: ("method_not_allowed", "405 method not allowed"),
+    417: ("bad_request", "this box knows no Expect header but 100-continue"),
     413: ("request_too_large", "the request body is too large"),
 }
 

@@ -106,22 +106,22 @@ async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
-async def expect_later(_request: web.Request) -> None:
-    """What routes do about an Expect header before all middlewares: nothing yet."""
+def without_welcome(route: web.RouteDef) -> web.RouteDef:
+    """The route, but an `Expect` header waits for `welcome`. aiohttp would answer it before the
+    guard, and invite the body of a request that is going to be refused (RFC 9110 §10.1.1)."""
+    options = {**route.kwargs, "expect_handler": _wait}
+    return web.RouteDef(route.method, route.path, route.handler, options)
 
 
 @web.middleware
-async def invite(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Ask for the body of a client that waits to be asked (RFC 9110, 10.1.1), once it is admitted.
-
-    The last of the middlewares: nobody who is refused is asked for a body.
-    """
-    expectation = request.headers.get("Expect")
-    if expectation is not None and request.version >= HttpVersion11:
-        if expectation.strip().lower() != "100-continue":
-            raise ExpectationError(f"Expect: {expectation[:40]!r} cannot be met; 100-continue can")
+async def welcome(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Behind all that may refuse: let a client send the body that it holds back."""
+    expected = request.headers.get("Expect", "").lower()
+    if expected not in {"", "100-continue"}:
+        raise ExpectationError(f"Expect: {expected[:40]!r} cannot be met; 100-continue can")
+    if expected and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
+        request.writer.output_size = 0  # as aiohttp does: the answer itself has not begun
     return await handler(request)
 
 
@@ -138,6 +138,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
         own = response.headers.get("Vary")
         response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
+
+
+async def _wait(_request: web.Request) -> None:
+    """Says nothing yet."""
 
 
 def _answer(request: web.Request, error: Exception) -> web.Response:

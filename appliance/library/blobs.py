@@ -286,6 +286,12 @@ def sweep_temps(folder: Path) -> None:
                 Path(entry.path).unlink(missing_ok=True)
 
 
+def sweep_temps_below(folder: Path) -> None:
+    """As `sweep_temps`, in the folder, if there is one, and in all below it."""
+    for here, _, _ in os.walk(folder):
+        sweep_temps(Path(here))
+
+
 def missing_blob(digest: Digest) -> LibraryError:
     return LibraryError(f"blob {digest} is missing", hint="delete the model and get it again")
 
