@@ -36,6 +36,8 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/readyz"): None,
     ("GET", "/api/version"): None,
     ("GET", "/hearth/v1/me"): None,
+    ("GET", "/hearth/v1/tls"): None,  # a device that cannot verify us yet must get it somewhere
+    ("GET", "/hearth/v1/ca.crt"): None,
     ("POST", "/hearth/v1/claim"): None,  # the code is what it needs
     # infer, list, look
     ("GET", "/api/status"): _CHAT,
@@ -98,6 +100,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/hearth/v1/keys"): _ADMIN,
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
+    ("POST", "/hearth/v1/tls/renew"): _ADMIN,
     ("GET", "/hearth/v1/support"): _ADMIN,
     ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,

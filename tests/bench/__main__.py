@@ -25,6 +25,7 @@ import bench_paged_throughput
 import bench_service
 import bench_single_stream
 import bench_switch
+import bench_tls
 import harness
 
 
@@ -48,6 +49,7 @@ def main() -> None:
         bench_paged_throughput,
         bench_single_stream,
         bench_switch,
+        bench_tls,
     ):
         benchmark.main(argv)
 
