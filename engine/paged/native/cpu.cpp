@@ -60,6 +60,11 @@ inline Vec load(const Half* p) {
 #endif
 }
 
+// Asks memory for what is needed soon; blocks lie anywhere, so that the processor cannot guess.
+inline void fetch(const float* p, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i, 0, 2);
+}
+
 float sum(Vec v) {
   float total = 0;
   for (int i = 0; i < LANES; i++) total += v[i];
@@ -189,6 +194,10 @@ struct Attention {
       const int64_t id = tables[sequence * columns + block];
       const int64_t at = (id * kv_heads + kv_head) * head_dim * size, begin = block * size;
       const int64_t seen = to[rows - 1] - begin < size ? to[rows - 1] - begin : size;
+      fetch(values + at, seen * head_dim);
+      if (begin + size < to[rows - 1])
+        fetch(keys + (tables[sequence * columns + block + 1] * kv_heads + kv_head) * head_dim * size,
+              head_dim * size);
       for (int64_t c = 0; c < size; c += NARROW * LANES)
         tile_of<HEAD_ROWS, NARROW, float>(rows, asking, head_dim, keys + at + c, size, head_dim,
                                           scores + c, size, false);
