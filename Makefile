@@ -15,7 +15,7 @@ run:
 
 test:
 	@tools/setup dev
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-system:
 	@tools/setup dev

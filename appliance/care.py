@@ -205,6 +205,11 @@ def _yield_the_disk() -> None:
 # -- how the last run ended ------------------------------------------------------------------
 
 
+def ended_badly(state: Path) -> bool:
+    """Whether the run before this one did not stop as it should; ask before this one is marked."""
+    return (state / MARK).exists()
+
+
 def young_after_unclean_stop(state: Path, library: Library) -> set[Digest]:
     """Mark that the service runs; the blobs to check if its last run did not end well.
 

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _reserve(text: str) -> int | None:
+    if text.strip() == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,9}", text.strip()):
+        raise ValueError("'auto' or a whole number from 0 to 999999999")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -124,6 +133,35 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+_SHORTEST_PREFIX = {4: 8, 6: 32}
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    allowed = "addresses or prefixes like 192.168.1.2 or 10.1.0.0/16, separated by commas"
+    try:
+        networks = tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"{allowed}; {error}") from error
+    if wide := [net for net in networks if net.prefixlen < _SHORTEST_PREFIX[net.version]]:
+        raise ValueError(f"{allowed}; {wide[0]} would believe whole parts of the internet")
+    return networks
+
+
+def _name(text: str) -> str:
+    name = " ".join(text.split())
+    if len(name.encode()) > 63 or not name.isprintable():
+        raise ValueError("a name of at most 63 bytes on one line, or empty")
+    return name
+
+
+def _interfaces(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.:@*?-]{1,32}", name):
+            raise ValueError("names of network interfaces like eth0 or wl*, separated by commas")
+    return names
+
+
 def _model_engines(text: str) -> Mapping[str, str]:
     """`name=engine, …`; the names are looked at by who knows their grammar (models/choice.py)."""
     wishes = {}
@@ -176,15 +214,37 @@ SETTINGS: tuple[Setting, ...] = (
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
     Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
     Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
-    Setting("discovery", "off", _choice("off"), "announce on the local network"),
+    Setting("access_lan", "open", _choice("open", "keys", "off"),
+            "who on the network may use models: open lets guests chat and list, keys wants a key of"
+            " everybody, off answers nobody but the box itself"),
+    Setting("name", "", _name, "what people call this box; empty: Hearth and a part of its id"),
+    Setting("discovery", "on", _choice("on", "off"),
+            "announce on the local network and look for others, if the service listens there"),
+    Setting("discovery_interfaces", "", _interfaces,
+            "network interfaces to announce on, like eth0,wl*; empty: all that are no container,"
+            " tunnel or modem"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
+    Setting("trusted_proxies", "", _networks,
+            "addresses or prefixes of proxies whose X-Forwarded-For or Forwarded is believed; what"
+            " any other proxy passes on needs a key"),
+    Setting("guest_rate_per_minute", "60", _whole(0, 10**6),
+            "requests per minute of a guest without a key; 0: no limit, also below"),
+    Setting("guest_concurrency", "4", _whole(0, 10**6), "requests of a guest at once"),
+    Setting("guest_context", "8192", _whole(0, 2**24), "largest num_ctx that a guest may ask for"),
+    Setting("guest_tokens_per_day", "1000000", _whole(0, 10**12),
+            "tokens that may be computed for a guest in a day, prompts and answers"),
+    Setting("user_rate_per_minute", "60", _whole(0, 10**6),
+            "requests per minute of each user whom a client with a key names"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
     Setting("context_length", "4096", _whole(4, 2**24), "context where no request or model says"),
     Setting("threads", "0", _whole(0, 1024), "threads per model; 0: chosen for the board"),
     Setting("max_loaded_models", "3", _whole(1, 64), "models in memory at once"),
     Setting("max_queue", "64", _whole(1, 100_000), "requests that may wait for one model"),
     Setting("memory_reserve_mib", "512", _whole(0, 2**20), "memory that models leave free"),
+    Setting("disk_reserve_mib", "auto", _reserve,
+            "disk space that models leave free; auto: a twentieth of the disk, 2 GiB at least, of a"
+            " small disk a quarter"),
     Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
     Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
     Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
@@ -240,15 +300,25 @@ class Settings:
     models: Path | None
     engine: str
     model_engines: Mapping[str, str]  # model name as written -> engine
+    name: str
     discovery: str
+    access_lan: str
+    discovery_interfaces: tuple[str, ...]  # patterns of interface names
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    guest_rate_per_minute: int
+    guest_concurrency: int
+    guest_context: int  # tokens
+    guest_tokens_per_day: int
+    user_rate_per_minute: int
     keep_alive: float  # seconds; inf: for ever
     context_length: int  # tokens
     threads: int
     max_loaded_models: int
     max_queue: int
     memory_reserve_mib: int
+    disk_reserve_mib: int | None  # None: what suits the disk
     load_timeout_s: float
     drain_timeout_s: float
     write_timeout_s: float
@@ -326,7 +396,7 @@ def load_settings(
             raise ConfigError(f"unknown setting {name!r}", hint="see `hearth config`")
         texts[name] = (text, f"flag --{name.replace('_', '-')}")
     values = {name: _parse(_BY_NAME[name], *texts[name]) for name in texts}
-    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG"}
+    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG", "HEARTH_KEY"}
     strangers = sorted(k for k in environ if k.startswith("HEARTH_") and k not in known)
     return Settings(
         **values,

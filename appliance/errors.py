@@ -10,7 +10,11 @@
         RequestTooLargeError    body, nesting or count over a limit
       ModelNotFoundError        no such model in the library
       NotFoundError             no such route, blob or key
-      ForbiddenError            the caller may not do this from where it is
+      UnauthorizedError         a key is needed, or the one that came is wrong
+      ForbiddenError            the caller may not do this from where it is, or with its key
+      RateLimitedError          too many tries or requests of one caller; try again later
+        BudgetSpentError        the caller has used up its tokens for today
+      ConflictError             it is done already, or something else is in its place
       LibraryError              the store is damaged or cannot be written
         DiskFullError           no space left
       RegistryError             a registry refused, or sent what cannot be used
@@ -19,6 +23,7 @@
         DownloadCorruptError    it sent bytes that are not those of the digest
       ActivationError           a release is here, but did not prove itself; the old one serves on
       MemoryFitError            the model does not fit into this machine
+      JobCancelledError         somebody ended the transfer that this caller follows
       OverloadedError           a queue is full or the service is stopping; try again later
       TemplateError             a chat template failed or went over its limits
 
@@ -96,10 +101,38 @@ class NotFoundError(ApplianceError):
     code = "not_found"
 
 
+class UnauthorizedError(ApplianceError):
+    """A key is needed, or the one that came is wrong; the message says how to get one."""
+
+    code = "unauthorized"
+
+
 class ForbiddenError(ApplianceError):
-    """The caller may not do this from where it is; the message says what would be needed."""
+    """The caller may not do this from where it is, or with its key; says what would be needed."""
 
     code = "forbidden"
+
+
+class RateLimitedError(ApplianceError):
+    """One caller asks or tries too often. After `retry_after_s` it may again."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class BudgetSpentError(RateLimitedError):
+    """The tokens that this caller may use in a day are used up."""
+
+    code = "budget_spent"
+
+
+class ConflictError(ApplianceError):
+    """What is asked for was done already, or something else is in its place."""
+
+    code = "conflict"
 
 
 class LibraryError(ApplianceError):
@@ -152,6 +185,12 @@ class MemoryFitError(ApplianceError):
     """The model does not fit into this machine's memory; the message holds the arithmetic."""
 
     code = "does_not_fit"
+
+
+class JobCancelledError(ApplianceError):
+    """Somebody ended the work that others follow as well."""
+
+    code = "cancelled"
 
 
 class OverloadedError(ApplianceError):

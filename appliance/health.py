@@ -1,14 +1,19 @@
 """What is wrong with the box, as data: conditions with a cure, drawn from facts by pure rules.
 
-A check is one function from `Facts` to conditions; adding one is writing it and naming it in
-`CHECKS`. Facts are gathered in health_facts.py. `hearth doctor` prints, monitors read the codes.
+A check is one function from facts to conditions; adding one is writing it and naming it in
+`CHECKS`; those of the board and of the running process stand in checks/. Facts are gathered in
+health_facts.py. `hearth doctor` prints, monitors read the codes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.checks.device import DEVICE_CHECKS
+from appliance.checks.running import RUN_CHECKS, RunFacts
+from appliance.conditions import Condition, Severity
+from appliance.device.reading import DeviceReading
+from appliance.discovery.discovery import DiscoveryStatus, Word
 from appliance.hardware import Memory
 from appliance.library.library import Problem
 from appliance.trust.clock import DAY_S, ClockState, TrustedTime
@@ -20,23 +25,6 @@ ENOUGH_BYTES = 8 * GIB  # so much
 STUCK_S = DAY_S  # a partial download that nobody went on with for so long
 SILENT_S = 30 * DAY_S  # a repository that signed nothing new for so long may be withheld from us
 SOON_S = 14 * DAY_S
-
-
-class Severity(StrEnum):
-    NOTE = "note"  # worth knowing, nothing is wrong
-    WARNING = "warning"  # something will be wrong, or is in part
-    ERROR = "error"  # something does not work
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A named fact about the box. `code` never changes; `cure` is one sentence, or empty."""
-
-    code: str
-    title: str
-    text: str
-    severity: Severity
-    cure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +72,18 @@ class Facts:
     clock: TrustedTime | None = None
     repositories: Sequence[RepositoryState] = ()
     has_database: bool = False
+    discovery: DiscoveryStatus | None = None  # of a running service
+    device: DeviceReading | None = None
+    run: RunFacts = field(default_factory=RunFacts)
 
 
 def examine(facts: Facts) -> list[Condition]:
     """Everything that there is to say, the worst first."""
     order = list(reversed(Severity))
     found = [condition for check in CHECKS for condition in check(facts)]
+    found += [condition for check in RUN_CHECKS for condition in check(facts.run)]
+    if facts.device is not None:
+        found += [condition for check in DEVICE_CHECKS for condition in check(facts.device)]
     return sorted(found, key=lambda condition: order.index(condition.severity))
 
 
@@ -247,6 +241,30 @@ def database(facts: Facts) -> Iterator[Condition]:
         yield Condition("database_absent", "no database", text, Severity.NOTE)
 
 
+def discovery(facts: Facts) -> Iterator[Condition]:
+    found = facts.discovery
+    if found is None or not found.problem:
+        return
+    if found.word is Word.BLOCKED:
+        yield Condition(
+            "discovery_blocked",
+            "not found by name on the network",
+            found.problem,
+            Severity.WARNING,
+            "let other programs share the port: in avahi-daemon.conf set disallow-other-stacks=no,"
+            " or set discovery to off",
+        )
+    else:
+        yield Condition(
+            "discovery_no_network",
+            "on no network",
+            found.problem,
+            Severity.WARNING,
+            "plug in a cable or join a Wi-Fi; if this interface is meant, name it in"
+            " discovery_interfaces",
+        )
+
+
 Check = Callable[[Facts], Iterable[Condition]]
 CHECKS: tuple[Check, ...] = (
     folders,
@@ -259,6 +277,7 @@ CHECKS: tuple[Check, ...] = (
     clock,
     repositories,
     database,
+    discovery,
 )
 
 

@@ -9,10 +9,12 @@ import logging
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+RECENT_LINES, RECENT_CHARACTERS = 400, 500  # at most so much is kept in memory
 MAX_VALUE = 200  # characters; a path or a model name may be as long as the client likes
 _BARE = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 
@@ -27,11 +29,29 @@ class Fields:
         return " ".join(f"{key}={_quoted(value)}" for key, value in self.values.items())
 
 
-def configure(log_format: str, log_level: str) -> None:
-    """Send everything to stderr, once, at the start of the process."""
-    handler = logging.StreamHandler(sys.stderr)
+class Recent(logging.Handler):
+    """The latest lines, kept in memory for whoever asks for support. Bounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        self._lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        self._lines.append(f"{at} {self.format(record)}"[:RECENT_CHARACTERS])
+
+    def lines(self) -> list[str]:
+        """Oldest first, each as one line."""
+        return [line.replace("\n", " | ") for line in self._lines.copy()]
+
+
+def configure(log_format: str, log_level: str) -> Recent:
+    """Send everything to stderr, once, at the start of the process; also to what is returned."""
+    handler, recent = logging.StreamHandler(sys.stderr), Recent()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=log_level.upper(), handlers=[handler, recent], force=True)
+    return recent
 
 
 class TextFormatter(logging.Formatter):

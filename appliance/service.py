@@ -8,26 +8,38 @@ import asyncio
 import errno
 import logging
 import signal
+import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
 from aiohttp import web
 
 from appliance import logs
+from appliance.access.access import Access
+from appliance.access.usage import Usage
+from appliance.box import Box
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
-from appliance.care import Care, end_well, young_after_unclean_stop
+from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
+from appliance.db import Database
+from appliance.device.device import Device
+from appliance.discovery.discovery import Discovery
+from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
-from appliance.http.context import ServiceState, version
+from appliance.http.context import LIVE, ServiceState, version
+from appliance.incidents import Incidents
 from appliance.library.blobs import sweep_temps
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
+from appliance.network import Network
+from appliance.pressure import Pressure
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -41,11 +53,11 @@ CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
-    logs.configure(settings.log_format, settings.log_level)
-    asyncio.run(_serve(settings))
+    recent = logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(_serve(settings, recent))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, recent: logs.Recent) -> None:
     for warning in settings.warnings:
         log.warning("%s", warning)
     stop = asyncio.Event()
@@ -59,15 +71,30 @@ async def _serve(settings: Settings) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
+    database = Database(settings.state)
+    access = Access(settings, database)
+    usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, bundles)
+    await access.open()
+    await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
+    network = Network()
+    box = await asyncio.to_thread(Box.open, settings.state, settings.name)
+    discovery = Discovery(settings, box, network, lambda: _facts(access))
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
+    metrics, incidents, device = Metrics(), Incidents(), Device(settings)
+    transfers.pace.on_received = metrics.pull_bytes.add
+    library.on_damage = partial(_count_from_thread, loop, metrics)
+    pressure = Pressure(models, bundles, transfers.space, device, metrics, incidents)
+    models.on_worker_end = pressure.note_worker_end
+    transfers.space.make_room = pressure.make_room
+    incidents.ended_badly = await asyncio.to_thread(ended_badly, settings.state)
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(
         Parts(
@@ -80,10 +107,19 @@ async def _serve(settings: Settings) -> None:
             gate=gate,
             bundles=bundles,
             channels=channels,
+            access=access,
+            usage=usage,
+            discovery=discovery,
+            metrics=metrics,
+            device=device,
+            incidents=incidents,
+            recent=recent,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(access.close)  # last: notes of the last requests are kept
+        stack.push_async_callback(usage.close)
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
@@ -97,27 +133,54 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(bundles.close)
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
-        address = await _listen(runner, settings)
+        address, bound = await _listen(runner, settings)
+        state.port = bound[0][1]
+        stack.push_async_callback(discovery.close)
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
+            telling = background.create_task(app[LIVE].run_forever())
+            admitting = background.create_task(access.run_forever())
+            counting = background.create_task(usage.run_forever())
+            following = background.create_task(network.run_forever())
+            discovering = background.create_task(discovery.run_forever(bound))
+            watching = background.create_task(pressure.run_forever())
             await stop.wait()
+            discovering.cancel()
+            following.cancel()
+            await asyncio.wait([discovering])
+            background.create_task(discovery.close())  # nobody new is sent to us
             caring.cancel()
             polling.cancel()
+            telling.cancel()
+            app[LIVE].close()
+            watching.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
+            admitting.cancel()
+            counting.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 
 
+def _facts(access: Access) -> Facts:
+    """What strangers on the network are told of the box."""
+    state = "owned" if access.is_claimed else "new"
+    return Facts(version(), auth="open" if access.lan == "open" else "keys", state=state)
+
+
 def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:
     loop.call_soon_threadsafe(care.check_now, [digest])
+
+
+def _count_from_thread(loop: asyncio.AbstractEventLoop, metrics: Metrics, _: Digest) -> None:
+    loop.call_soon_threadsafe(metrics.verification_failures.add, 1, "stored")
 
 
 def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:
@@ -139,11 +202,15 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
-    """Open the port; returns the address as a URL, with the real port if 0 was asked for."""
+async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, list[tuple[str, int]]]:
+    """Open the port. Returns the address as a URL, with the real port if 0 was asked for, and all
+    that is listened on: `[::]` is both families, as for Ollama."""
     host, port = settings.address
     try:
-        await web.TCPSite(runner, host, port).start()
+        if host == "::":
+            await web.SockSite(runner, _both_families(port)).start()
+        else:
+            await web.TCPSite(runner, host, port).start()
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise ConfigError(
@@ -152,11 +219,17 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
             if taken
             else "choose an address of this machine with --host",
         ) from error
-    bound_host, bound_port, *_ = runner.addresses[0]
-    return (
-        f"http://[{bound_host}]:{bound_port}"
-        if ":" in bound_host
-        else (f"http://{bound_host}:{bound_port}")
+    bound = [(str(address[0]), int(address[1])) for address in runner.addresses]
+    bound_host, bound_port = bound[0]
+    shown = f"[{bound_host}]" if ":" in bound_host else bound_host
+    if host == "::":
+        bound.append(("0.0.0.0", bound_port))  # noqa: S104 - what the socket is bound to
+    return f"http://{shown}:{bound_port}", bound
+
+
+def _both_families(port: int) -> socket.socket:
+    return socket.create_server(
+        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
     )
 
 

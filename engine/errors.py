@@ -60,13 +60,15 @@ class EngineCrashedError(EngineError):
     """The worker process ended while a request was running, or before it became ready.
 
     `last_words` is the end of its stderr, for the log only: it may name paths of this machine.
+    `is_killed` says that SIGKILL ended it, as the kernel does when memory runs out.
     """
 
     code = "engine_crashed"
 
-    def __init__(self, message: str, *, last_words: str = "") -> None:
+    def __init__(self, message: str, *, last_words: str = "", is_killed: bool = False) -> None:
         super().__init__(message)
         self.last_words = last_words
+        self.is_killed = is_killed
 
 
 class EngineStoppedError(EngineError):

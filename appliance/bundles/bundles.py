@@ -20,6 +20,7 @@ from appliance.bundles.facts import read_facts
 from appliance.bundles.install import Installer, Wish, what_to_remove
 from appliance.bundles.resolve import Documents, Origin, Word, ask, target_of
 from appliance.bundles.revoke import revocation, take_back, taken_back
+from appliance.bundles.spare import drop_spare
 from appliance.bundles.state import BundleState, States, empty_state
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -30,7 +31,7 @@ from appliance.library.names import ModelName
 from appliance.models.manager import Models
 from appliance.threads import to_end
 from appliance.transfer.content import Content
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
 from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
@@ -65,7 +66,7 @@ class Bundles:
         self._transfers = transfers
         self._repositories = repositories
         self._states = States(settings.state / FOLDER)
-        self._jobs = SharedJobs()
+        self.jobs = SharedJobs()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
         self._activator = Activator(self._states, library)
         self._installer = Installer(
@@ -132,6 +133,7 @@ class Bundles:
         variant: str = "",
         retry: bool = False,
         version: str = "",
+        is_kept: bool = False,
     ) -> AsyncGenerator[Progress, None]:
         """Make the release that is signed for `name` the active one; the lines of Ollama's pull.
 
@@ -139,8 +141,9 @@ class Bundles:
         `version`: this release of the model, in place of the one that the name's own tag means.
         `retry`: also one that failed before, and also over a damaged state. Raises TrustError,
         RegistryError, DiskFullError, MemoryFitError, ActivationError; then what was active still
-        is. Leaving cancels it unless others follow it; what came is kept. Who asks for the same
-        follows the same work; who asks for another thing under the name waits for its turn.
+        is. Leaving cancels it unless others follow it or it `is_kept`; what came stays. Who asks
+        for the same follows the same work; who asks for another thing under the name waits for
+        its turn.
         """
         full = name.full.lower()
         turn = self._turns.setdefault(full, asyncio.Lock())
@@ -151,7 +154,8 @@ class Bundles:
 
         places = [str(content) for content in origin.contents] if origin else None
         key = f"{full} {version} {variant} {retry} {places}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("install", name.short)
+        async with aclosing(self.jobs.follow(key, work, title, is_kept=is_kept)) as lines:
             async for line in lines:
                 yield line
 
@@ -211,9 +215,16 @@ class Bundles:
             except ApplianceError as error:
                 log.warning("signed model left as it is model=%s: %s", name.short, error)
 
+    def make_room(self, wanted: int) -> list[str]:
+        """Give up releases that nobody uses (spare.py) until `wanted` more bytes are free; a
+        sentence for each. Blocking; bundles that are being installed are left alone."""
+        busy = {full for full, turn in list(self._turns.items()) if turn.locked()}
+        states = [state for state in self._scan()[0] if state.name not in busy]
+        return drop_spare(self._activator, states, wanted)
+
     async def close(self) -> None:
         """End what runs, before models and transfers end. Downloads are kept for the next time."""
-        await self._jobs.close()
+        await self.jobs.close()
 
     # -- one install ------------------------------------------------------------------------
 

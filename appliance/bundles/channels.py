@@ -40,7 +40,7 @@ from appliance.config import Settings
 from appliance.errors import ActivationError, ApplianceError, NotFoundError
 from appliance.library.names import ModelName
 from appliance.threads import to_end
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.pace import limited
 from appliance.transfer.progress import Progress, Tell
 from appliance.trust.repositories import Repositories
@@ -128,7 +128,8 @@ class Channels:
                 await self._turn(key, tell, at_once=at_once)
             tell(Progress("success"))
 
-        async with aclosing(self._jobs.follow(f"{key} {at_once}", work)) as lines:
+        title = Title("check", key)
+        async with aclosing(self._jobs.follow(f"{key} {at_once}", work, title)) as lines:
             async for line in lines:
                 yield line
         self._changed.set()

@@ -17,7 +17,7 @@ from appliance.bundles.variants import Facts
 from appliance.config import MIB, Settings
 from appliance.hardware import Gpu, read_gpus, read_memory
 from appliance.library.blobs import make_folders
-from appliance.transfer.gather import reserve_bytes
+from appliance.library.space import reserve_bytes
 from engine.abilities import PAGED_LIBRARIES
 
 PROBE_TIMEOUT_S = 20
@@ -44,6 +44,7 @@ def read_facts(settings: Settings, loaded_bytes: int, own_bytes: int) -> Facts:
     ram = memory.available + loaded_bytes - settings.memory_reserve_mib * MIB
     make_folders(settings.models_dir)
     disk = shutil.disk_usage(settings.models_dir)
+    kept = reserve_bytes(disk.total, settings.disk_reserve_mib)
     gpus = read_gpus()
     cuda = _read_cuda() if gpus else None
     vram = 0
@@ -52,7 +53,7 @@ def read_facts(settings: Settings, loaded_bytes: int, own_bytes: int) -> Facts:
     return Facts(
         arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         ram_mib=max(0, ram) // MIB,
-        disk_mib=max(0, disk.free + own_bytes - reserve_bytes(disk.total)) // MIB,
+        disk_mib=max(0, disk.free + own_bytes - kept) // MIB,
         vram_mib=max(0, vram) // MIB,
         accelerators=_accelerators(cuda),
         engines=_engines(settings, gpus),

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from appliance.bundles.activate import (
@@ -32,6 +33,7 @@ from appliance.bundles.smoke import (
     SmokeReport,
     run_smoke,
 )
+from appliance.bundles.spare import spare_digests
 from appliance.bundles.state import BundleState, Failure, Kept
 from appliance.bundles.variants import Facts, VariantChoice, choose_variant
 from appliance.chat.job import ChatService
@@ -40,6 +42,7 @@ from appliance.errors import (
     ActivationError,
     DiskFullError,
     LibraryError,
+    NotFoundError,
     OverloadedError,
     RegistryError,
     RegistryUnreachableError,
@@ -221,8 +224,13 @@ class Installer:
         await self.models.unload(name)
 
     def _own_bytes(self, state: BundleState) -> int:
-        blobs = self.library.blobs
-        return sum(blobs.size(digest) for digest in state.digests if blobs.has(digest))
+        """What the bundle has on the disk, and what others would give up for it."""
+        blobs, others = self.library.blobs, []
+        for name in self.activator.states.names():
+            with suppress(LibraryError, NotFoundError):  # damaged, or gone since
+                others.append(self.activator.states.get(name))
+        digests = state.digests | spare_digests(others)
+        return sum(blobs.size(digest) for digest in digests if blobs.has(digest))
 
     def _change(self, name: ModelName, rule: Callable[[BundleState], BundleState]) -> BundleState:
         return self.activator.change(name, rule)[1]

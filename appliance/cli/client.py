@@ -46,8 +46,9 @@ class ServiceDownError(ClientError):
 class Client:
     """Requests to one address. Every method raises ClientError."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, key: str = "") -> None:
         self.address = address
+        self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
 
     def get(self, path: str) -> Json:
         """The JSON object at `path`."""
@@ -58,8 +59,8 @@ class Client:
         to load or to answer."""
         return self._whole("POST", path, body, None if patient else READ_TIMEOUT_S)
 
-    def delete(self, path: str, body: Json) -> None:
-        """Send a DELETE with a JSON body, as the Ollama API wants it."""
+    def delete(self, path: str, body: Json | None = None) -> None:
+        """Send a DELETE; the Ollama API wants a JSON body with it."""
         self._whole("DELETE", path, body, READ_TIMEOUT_S)
 
     def exists(self, path: str) -> bool:
@@ -75,6 +76,12 @@ class Client:
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         with self._open("POST", path, body=chunks, headers=headers) as response:
             _raise_for_status(response)
+
+    def download(self, path: str) -> bytes:
+        """The body at `path`, whatever it is."""
+        with self._open("GET", path, timeout_s=READ_TIMEOUT_S) as response:
+            _raise_for_status(response)
+            return response.read()
 
     def stream(self, path: str, body: Json) -> Generator[Json, None, None]:
         """POST `body` and yield the objects of the NDJSON answer as they arrive.
@@ -113,7 +120,12 @@ class Client:
         try:
             # The service may refuse an upload halfway and close; its answer says why.
             with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, self.address.path + path, body, dict(headers or {}))
+                connection.request(
+                    method,
+                    self.address.path + path,
+                    body,
+                    {**(headers or {}), **self._authorization},
+                )
             yield connection.getresponse()
         except TimeoutError as error:
             raise ClientError(f"no answer from {self.address} within {timeout_s:.0f} s") from error

@@ -44,8 +44,9 @@ def screen(body: Json) -> str:
 
 def _without_service(error: ServiceDownError) -> Json:
     """The same body, with the service as the first condition and the rest read from the disk."""
+    from appliance.conditions import Condition, Severity
     from appliance.config import load_settings
-    from appliance.health import Condition, Severity, examine
+    from appliance.health import examine
     from appliance.health_facts import read_facts
     from appliance.http.doctor import answer
     from appliance.library.library import Library

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from appliance.cli.lazy import LazyGroup, run_command
+from appliance.cli.verb import BOX
 
 VERBS = {
     "serve": "appliance.cli.serve:serve",
@@ -24,12 +25,17 @@ VERBS = {
     "trust": "appliance.cli.trust:trust",
     "bundle": "appliance.cli.bundle:bundle",
     "channel": "appliance.cli.channel:channel",
+    "pair": "appliance.cli.pair:pair",
+    "keys": "appliance.cli.keys:keys",
     "scrub": "appliance.cli.scrub:scrub",
+    "discover": "appliance.cli.discover:discover",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
+    "support-bundle": "appliance.cli.support_bundle:support_bundle",
     "config": "appliance.cli.status:config",
 }
 ALIASES = {"ls": "list"}
+OF_THIS_MACHINE = ("serve", "config")  # the verbs that ask no service
 
 
 def _print_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
@@ -69,11 +75,18 @@ def _print_version(context: click.Context, _option: click.Parameter, asked: bool
     callback=_print_version,
     help="Show the version of the service and warn if this command differs",
 )
-def hearth() -> None:
+@click.option("--box", metavar="NAME", help="Ask the box of this name on the local network")
+@click.pass_context
+def hearth(context: click.Context, box: str | None) -> None:
     """Run language models on this box for everyone on the local network.
 
-    The service is found at HEARTH_HOST, else OLLAMA_HOST, else http://127.0.0.1:11434.
+    The service is found at HEARTH_HOST, else OLLAMA_HOST, else http://127.0.0.1:11434; `hearth
+    discover` lists others.
     """
+    if box is not None:
+        if context.invoked_subcommand in OF_THIS_MACHINE:
+            raise click.UsageError(f"--box is not for `{context.invoked_subcommand}`")
+        context.meta[BOX] = box
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

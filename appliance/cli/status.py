@@ -11,6 +11,13 @@ from appliance.cli.table import render_table
 from appliance.cli.units import size_words, span_words, until_words
 from appliance.cli.verb import answers_json, connects, print_json
 
+DISCOVERY_WORDS = {
+    "on": "on",
+    "off": "off",
+    "loopback": "nothing is announced: the service listens for this machine alone",
+    "blocked": "blocked",
+}
+
 
 @click.command("status")
 @answers_json
@@ -37,6 +44,8 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
             "memory",
             f"{size_words(memory['available'])} free of {size_words(memory['total'])}",
         ],
+        *_access_rows(body.get("access")),
+        *_discovery_rows(body.get("discovery")),
         *_trust_rows(body.get("trust")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
@@ -49,9 +58,38 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if late:
         told = "".join(f"  {channel['channel']}: {channel['trouble']}\n" for channel in late)
         parts.append(f"Channels\n{told}")
+    if found := [each for each in body.get("conditions", ()) if each["severity"] != "note"]:
+        told = "".join(f"  {each['severity']}: {_words_of(each)}\n" for each in found)
+        parts.append(f"Conditions (`hearth doctor` tells the cures)\n{told}")
     if body["problems"]:
         parts.append("Problems\n" + "".join(f"  {problem}\n" for problem in body["problems"]))
     return "\n".join(parts)
+
+
+def _access_rows(access: Json | None) -> list[list[str]]:
+    """Whether the box has an owner, and what the network may do."""
+    if access is None:
+        return []
+    owner = "owned" if access["claimed"] else "no owner yet (`hearth pair`)"
+    lan = {"open": "guests may chat", "keys": "keys only", "off": "closed"}
+    return [["", "access", f"{owner}; network: {lan.get(access['lan'], access['lan'])}"]]
+
+
+def _discovery_rows(discovery: Json | None) -> list[list[str]]:
+    """Under which name it is announced and where, or why not."""
+    if discovery is None:
+        return []
+    rows = [["", "discovery", discovery["problem"] or DISCOVERY_WORDS[discovery["state"]]]]
+    if discovery["name"] and not discovery["problem"]:
+        rows[0][2] = f"{discovery['name']}, {discovery['host']}"
+        rows += [["", "", address] for address in discovery["addresses"]]
+    return rows
+
+
+def _words_of(condition: Json) -> str:
+    """Guests are told the title alone."""
+    text = condition.get("text", "")
+    return f"{condition['title']}: {text}" if text else str(condition["title"])
 
 
 def _trust_rows(trust: Json | None) -> list[list[str]]:

@@ -5,16 +5,22 @@ None of them loads a model. `/api/version` must answer in milliseconds while a m
 
 import asyncio
 import time
+from typing import Any
 
 from aiohttp import web
 
+from appliance.access.caller import Caller, Scope
 from appliance.chat.options import merge
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
+from appliance.http.access import may_see, require_model
 from appliance.http.admin_wire import plan_answer, trust_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
+    ACCESS,
+    CALLER,
     CHANNELS,
+    DISCOVERY,
     FIELDS,
     GATE,
     LIBRARY,
@@ -25,7 +31,9 @@ from appliance.http.context import (
     ServiceState,
     version,
 )
+from appliance.http.doctor import conditions_of, entry
 from appliance.http.errors import FieldError, NotYetError
+from appliance.http.neighbours import status_entry as discovery_entry
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
 from appliance.http.streams import unknown_model
@@ -34,11 +42,6 @@ from appliance.library.names import ModelName
 # Clients compare this with the Ollama release that brought what they need (VS Code asks for 0.6.4);
 # logprobs, the newest part that our dialect has, came with this one.
 OLLAMA_API_LEVEL = "0.12.11"
-
-
-async def root(_request: web.Request) -> web.StreamResponse:
-    """GET, HEAD /: the heartbeat of Ollama's clients."""
-    return web.Response(text="Ollama is running")
 
 
 async def api_version(_request: web.Request) -> web.StreamResponse:
@@ -64,28 +67,38 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 async def status(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/status: what the service is doing, for people and monitors. Bytes, seconds."""
-    app, state = request.app, request.app[STATE]
+    return json_response(await status_answer(request.app, request[CALLER]))
+
+
+async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
+    """The body of /hearth/v1/status. Texts of conditions name folders: not for everybody."""
+    is_trusted = Scope.MANAGE in caller.scopes
+    state = app[STATE]
     memory = await asyncio.to_thread(read_memory)
     damaged = await asyncio.to_thread(app[LIBRARY].problems)
     channels, damaged_channels = await app[CHANNELS].list()
     trust = await asyncio.to_thread(trust_answer, app[GATE], app[REPOSITORIES])
-    return json_response(
-        {
-            "version": version(),
-            "uptime_s": round(time.monotonic() - state.started_at, 3),
-            "state": _word(state),
-            "engine": app[SETTINGS].engine,
-            "models": [status_entry(model) for model in app[MODELS].loaded()],
-            "memory": {"total": memory.total, "available": memory.available},
-            "trust": trust,
-            "channels": [channel_entry(each) for each in channels],
-            "problems": [
-                *(f"{problem.path}: {problem.reason}" for problem in damaged),
-                *await asyncio.to_thread(app[GATE].problems),
-                *damaged_channels,
-            ],
-        }
-    )
+    return {
+        "version": version(),
+        "uptime_s": round(time.monotonic() - state.started_at, 3),
+        "state": _word(state),
+        "engine": app[SETTINGS].engine,
+        "models": [
+            status_entry(model) for model in app[MODELS].loaded() if may_see(caller, model.name)
+        ],
+        "memory": {"total": memory.total, "available": memory.available},
+        "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
+        "trust": trust,
+        "discovery": discovery_entry(app[DISCOVERY].status()),
+        "channels": [channel_entry(each) for each in channels],
+        "problems": [
+            *(f"{problem.path}: {problem.reason}" for problem in damaged),
+            *await asyncio.to_thread(app[GATE].problems),
+            *app[ACCESS].problems,
+            *damaged_channels,
+        ],
+        "conditions": [entry(each, whole=is_trusted) for each in await conditions_of(app)],
+    }
 
 
 async def plan(request: web.Request) -> web.StreamResponse:
@@ -94,6 +107,7 @@ async def plan(request: web.Request) -> web.StreamResponse:
     if not typed:
         raise FieldError("model", "model is required: /hearth/v1/plan?model=NAME")
     request[FIELDS]["model"] = typed
+    require_model(request, typed)
     try:
         stored = await asyncio.to_thread(request.app[LIBRARY].get, ModelName.parse(typed))
     except (ModelNameError, ModelNotFoundError) as error:

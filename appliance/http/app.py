@@ -9,23 +9,35 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.access.limits import Limits, Rules
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
+from appliance.device.device import Device
+from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
     blobs,
+    device,
     doctor,
+    keys,
+    live,
     media,
+    metrics,
+    neighbours,
     ollama,
     ollama_models,
     ollama_transfer,
     openai,
+    page,
     registry,
     scrub,
+    support,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -33,25 +45,42 @@ from appliance.http import (
 from appliance.http import (
     channels as channel_routes,
 )
+from appliance.http.access import admit
 from appliance.http.context import (
+    ACCESS,
     BUNDLES,
     CHANNELS,
     CHAT,
+    DEVICE,
+    DISCOVERY,
     EXPORTER,
     GATE,
     GUARD,
     IMPORTER,
+    INCIDENTS,
     LIBRARY,
+    LIMITS,
+    LIVE,
+    METER,
+    METRICS,
     MODELS,
+    RECENT,
     REPOSITORIES,
     SETTINGS,
     STATE,
     TRANSFERS,
+    USAGE,
     ServiceState,
 )
 from appliance.http.guard import Guard
-from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.http.limits import limit
+from appliance.http.live_wire import open_live
+from appliance.http.meter import TokenMeter
+from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -77,6 +106,13 @@ class Parts:
     gate: Gate
     bundles: Bundles
     channels: Channels
+    access: Access
+    usage: Usage
+    discovery: Discovery
+    metrics: Metrics
+    device: Device
+    incidents: Incidents
+    recent: Recent
     state: ServiceState
 
 
@@ -84,7 +120,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, drain],
+        middlewares=[observe, guard, admit, limit, drain, welcome],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -98,22 +134,68 @@ def build_app(parts: Parts) -> web.Application:
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
+    app[DISCOVERY] = parts.discovery
+    app[METRICS] = parts.metrics
+    app[DEVICE] = parts.device
+    app[INCIDENTS] = parts.incidents
+    app[RECENT] = parts.recent
     app[STATE] = parts.state
-    app[GUARD] = Guard.of(socket.gethostname(), settings.allowed_hosts, settings.allowed_origins)
+    app[ACCESS] = parts.access
+    app[LIMITS] = Limits(_rules(settings))
+    app[USAGE] = parts.usage
+    app[METER] = TokenMeter()
+    app[LIVE] = open_live(app)
+    app[GUARD] = Guard.of(
+        socket.gethostname(),
+        [*settings.allowed_hosts, parts.discovery.box.host_label, parts.discovery.box.host_name],
+        settings.allowed_origins,
+        parts.access.near,
+        parts.discovery.own_hosts,
+        settings.trusted_proxies,
+    )
     app.on_response_prepare.append(add_headers)
-    app.add_routes([*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()])
-    app.add_routes(web.post(path, admin.not_yet) for path in _NOT_YET)
+    app.add_routes(map(without_welcome, all_routes()))
     return app
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        guest_rate_per_minute=settings.guest_rate_per_minute,
+        guest_concurrency=settings.guest_concurrency,
+        user_rate_per_minute=settings.user_rate_per_minute,
+    )
+
+
+def all_routes() -> list[web.RouteDef]:
+    """Every route that there is; `access.py` says what each needs."""
+    not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
+    known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
+    return [*known, *not_yet]
 
 
 def _own_routes() -> list[web.RouteDef]:
     return [
-        web.get("/", admin.root),
+        web.get("/", page.root),
+        web.get("/static/{version}/{name}", page.static_file),
+        web.get("/hearth/v1/qr.svg", page.qr),
+        web.get("/hearth/v1/live", live.live),
+        web.post("/hearth/v1/transfers/cancel", ollama_transfer.cancel),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
+        web.get("/hearth/v1/me", keys.me),
+        web.post("/hearth/v1/claim", keys.claim),
+        web.get("/hearth/v1/pair", keys.pair),
+        web.get("/hearth/v1/keys", keys.list_keys),
+        web.post("/hearth/v1/keys", keys.create_key),
+        web.delete("/hearth/v1/keys/{id}", keys.revoke_key),
+        web.get("/hearth/v1/audit", keys.audit),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.get("/hearth/v1/neighbours", neighbours.neighbours),
+        web.get("/hearth/v1/device", device.device),
+        web.get("/hearth/v1/support", support.bundle),
+        web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),
         web.get("/hearth/v1/bundles", bundle_routes.list_all),
         web.get("/hearth/v1/bundles/show", bundle_routes.show),

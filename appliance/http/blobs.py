@@ -9,9 +9,8 @@ from aiohttp import web
 
 from appliance.errors import NotFoundError, RequestTooLargeError
 from appliance.http.body import refuse_compressed
-from appliance.http.context import GATE, LIBRARY, SETTINGS
+from appliance.http.context import GATE, LIBRARY, SETTINGS, TRANSFERS
 from appliance.http.errors import BodyTimeoutError
-from appliance.http.middleware import administrative
 from appliance.library.blobs import BlobWriter
 from appliance.library.manifest import Digest
 from appliance.threads import to_end
@@ -20,7 +19,6 @@ CHUNK_BYTES = 1024 * 1024  # handed to the writing thread at once
 GIB = 1024**3
 
 
-@administrative
 async def probe(request: web.Request) -> web.StreamResponse:
     """HEAD /api/blobs/{digest}: 200 if it is here, 404 if not."""
     digest = Digest.parse(request.match_info["digest"])
@@ -29,7 +27,6 @@ async def probe(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-@administrative
 async def upload(request: web.Request) -> web.StreamResponse:
     """POST /api/blobs/{digest}: 201 when stored, 200 when it was here already."""
     digest = Digest.parse(request.match_info["digest"])
@@ -40,6 +37,8 @@ async def upload(request: web.Request) -> web.StreamResponse:
         return web.Response()
     limit = request.app[SETTINGS].max_blob_gib * GIB
     _check_size(request.content_length or 0, limit)
+    space = request.app[TRANSFERS].space
+    await asyncio.to_thread(space.require, request.content_length or 0, "the upload")
     writer = blobs.writer(digest, request.content_length)
     try:
         await to_end(writer.__enter__)

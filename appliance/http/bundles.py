@@ -8,10 +8,10 @@ from aiohttp import web
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.state import BundleState
 from appliance.http import bundles_wire as wire
+from appliance.http.access import may_see, require_model
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, FIELDS
+from appliance.http.context import BUNDLES, CALLER, FIELDS
 from appliance.http.errors import FieldError
-from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.library.names import ModelName
 
@@ -21,7 +21,11 @@ async def list_all(request: web.Request) -> web.StreamResponse:
     bundles = request.app[BUNDLES]
     states = await asyncio.to_thread(bundles.states)
     problems = await asyncio.to_thread(bundles.problems)
-    entries = [wire.bundle_entry(_short(state), state) for state in states]
+    entries = [
+        wire.bundle_entry(_short(state), state)
+        for state in states
+        if may_see(request[CALLER], ModelName.parse(state.name))
+    ]
     return json_response({"bundles": entries, "problems": problems})
 
 
@@ -31,7 +35,6 @@ async def show(request: web.Request) -> web.StreamResponse:
     return json_response(wire.bundle_detail(_short(state), state))
 
 
-@administrative
 async def why(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/bundles/why?model=NAME: the choice of the variant, and the last failure with
     the end of the worker's log, which may name paths of this box."""
@@ -39,19 +42,16 @@ async def why(request: web.Request) -> web.StreamResponse:
     return json_response(wire.why_answer(_short(state), state))
 
 
-@administrative
 async def check(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/bundles/check: ask whether what is active was taken back."""
     return await _change(request, request.app[BUNDLES].check)
 
 
-@administrative
 async def rollback(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/bundles/rollback: the previous release becomes active, at once."""
     return await _change(request, request.app[BUNDLES].rollback)
 
 
-@administrative
 async def pin(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/bundles/pin: only this version may be active."""
     body = await read_json(request, wire.PinBody)
@@ -60,7 +60,6 @@ async def pin(request: web.Request) -> web.StreamResponse:
     return json_response(wire.bundle_detail(_short(state), state))
 
 
-@administrative
 async def unpin(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/bundles/unpin: the name decides again."""
     return await _change(request, request.app[BUNDLES].unpin)
@@ -78,6 +77,7 @@ async def _asked_for(request: web.Request) -> BundleState:
     typed = request.query.get("model", "")
     if not typed:
         raise FieldError("model", f"model is required: {request.path}?model=NAME")
+    require_model(request, typed)
     bundles: Bundles = request.app[BUNDLES]
     return await asyncio.to_thread(bundles.state, _name(request, typed))
 

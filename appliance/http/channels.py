@@ -9,7 +9,6 @@ from aiohttp import web
 from appliance.http import channels_wire as wire
 from appliance.http.body import read_json
 from appliance.http.context import CHANNELS
-from appliance.http.middleware import administrative
 from appliance.http.ollama import json_response
 from appliance.http.ollama_transfer import progress_fields
 from appliance.http.streams import report
@@ -23,14 +22,12 @@ async def list_all(request: web.Request) -> web.StreamResponse:
     return json_response({"channels": entries, "problems": problems})
 
 
-@administrative
 async def follow(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/follow: from now on; its releases come in the background."""
     body = await read_json(request, wire.ChannelBody)
     return json_response(wire.channel_entry(await request.app[CHANNELS].follow(body.channel)))
 
 
-@administrative
 async def unfollow(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/unfollow: what it installed stays."""
     body = await read_json(request, wire.ChannelBody)
@@ -38,7 +35,6 @@ async def unfollow(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-@administrative
 async def check(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/check: a turn now, with its progress line by line."""
     body = await read_json(request, wire.CheckBody)
@@ -46,13 +42,11 @@ async def check(request: web.Request) -> web.StreamResponse:
     return await report(request, _documents(lines), whole=not body.stream)
 
 
-@administrative
 async def pause(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/pause: ask and install nothing by itself."""
     return await _pause(request, is_paused=True)
 
 
-@administrative
 async def resume(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/resume: go on, with a turn at once."""
     return await _pause(request, is_paused=False)

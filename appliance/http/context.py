@@ -14,14 +14,25 @@ from typing import Any
 
 from aiohttp import web
 
+from appliance.access.access import Access
+from appliance.access.caller import Caller
+from appliance.access.limits import Limits
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.http.guard import Caller, Guard
+from appliance.device.device import Device
+from appliance.discovery.discovery import Discovery
+from appliance.http.guard import Guard
+from appliance.http.live_room import Live
+from appliance.http.meter import TokenMeter
+from appliance.incidents import Incidents
 from appliance.library.library import Library
+from appliance.logs import Recent
+from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -36,6 +47,7 @@ class ServiceState:
     draining: bool = False  # stopping: what runs may finish, nothing new is taken
     started_at: float = field(default_factory=time.monotonic)  # time.monotonic()
     active: int = 0  # requests that are being handled
+    port: int = 0  # that the listener has, once it is open
     _finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
@@ -67,8 +79,18 @@ BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
+DISCOVERY = web.AppKey("DISCOVERY", Discovery)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
+METER = web.AppKey("METER", TokenMeter)
+LIVE = web.AppKey("LIVE", Live)
+ACCESS = web.AppKey("ACCESS", Access)
+LIMITS = web.AppKey("LIMITS", Limits)
+USAGE = web.AppKey("USAGE", Usage)
+METRICS = web.AppKey("METRICS", Metrics)
+DEVICE = web.AppKey("DEVICE", Device)
+RECENT = web.AppKey("RECENT", Recent)
+INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request

@@ -5,31 +5,38 @@ from typing import Any
 
 from aiohttp import web
 
-from appliance.health import Condition, examine, is_well
-from appliance.health_facts import read_facts
-from appliance.http.context import LIBRARY, REPOSITORIES, SETTINGS
+from appliance.conditions import Condition
+from appliance.health import examine, is_well
+from appliance.health_facts import Live, read_facts
+from appliance.http.context import DEVICE, DISCOVERY, INCIDENTS, LIBRARY, REPOSITORIES, SETTINGS
 from appliance.http.ollama import json_response
 
 
 async def doctor(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/doctor: conditions, the worst first; `healthy` if all are mere notes."""
-    app = request.app
-    parts = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
-    return json_response(answer(examine(await asyncio.to_thread(read_facts, *parts))))
+    return json_response(answer(await conditions_of(request.app)))
+
+
+async def conditions_of(app: web.Application) -> list[Condition]:
+    """What is wrong just now, the worst first."""
+    own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
+    parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
+    return examine(await asyncio.to_thread(read_facts, *parts))
 
 
 def answer(conditions: list[Condition]) -> dict[str, Any]:
     """The body; also of `hearth doctor` without a service."""
     return {
         "healthy": is_well(conditions),
-        "conditions": [
-            {
-                "code": condition.code,
-                "severity": condition.severity,
-                "title": condition.title,
-                "text": condition.text,
-                "cure": condition.cure,
-            }
-            for condition in conditions
-        ],
+        "conditions": [entry(condition) for condition in conditions],
+    }
+
+
+def entry(condition: Condition, *, whole: bool = True) -> dict[str, str]:
+    """A condition; also of /hearth/v1/status, for guests without what names things of this box."""
+    return {
+        "code": condition.code,
+        "severity": condition.severity,
+        "title": condition.title,
+        **({"text": condition.text, "cure": condition.cure} if whole else {}),
     }

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from appliance import errors
-from appliance.errors import ApplianceError, BadRequestError, OverloadedError, UnsupportedError
+from appliance.errors import ApplianceError, BadRequestError, UnsupportedError
 from appliance.trust.errors import PolicyRefusedError, TrustError
 from engine import errors as engine_errors
 from engine.errors import EngineError
@@ -77,10 +77,14 @@ _TABLE: dict[type[BaseException], _Row] = {
     BodyTimeoutError: _Row(408, "invalid_request_error"),
     errors.RequestTooLargeError: _Row(413, "invalid_request_error"),
     NotYetError: _Row(501, "invalid_request_error"),
+    errors.UnauthorizedError: _Row(401, "authentication_error"),
     errors.ForbiddenError: _Row(403, "permission_error"),
+    errors.RateLimitedError: _Row(429, "rate_limit_error"),
+    errors.ConflictError: _Row(409, "invalid_request_error"),
     errors.ModelNotFoundError: _Row(404, "not_found_error"),
     errors.NotFoundError: _Row(404, "not_found_error"),
     errors.OverloadedError: _Row(503, "overloaded_error"),
+    errors.JobCancelledError: _Row(409, "api_error"),
     errors.ActivationError: _Row(409, "api_error"),
     errors.MemoryFitError: _Row(503, "api_error"),
     errors.DiskFullError: _Row(507, "api_error"),
@@ -144,9 +148,10 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
     if not isinstance(error, ApplianceError | EngineError):
         return Problem(500, row.type, "internal_error", "internal error; the log has the details")
     headers: dict[str, Any] = {}
-    if status == 503 and row.type == "overloaded_error":
-        wait_s = error.retry_after_s if isinstance(error, OverloadedError) else _RETRY_AFTER_S
-        headers["Retry-After"] = str(wait_s)
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="hearth"'  # RFC 6750, 3
+    if row.type in {"overloaded_error", "rate_limit_error"}:
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", _RETRY_AFTER_S))
     return Problem(
         status=status,
         type=row.type,
@@ -161,6 +166,7 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
 _HTTP_TEXTS = {
     404: ("not_found", "404 page not found"),
     405: ("method_not_allowed", "405 method not allowed"),
+    417: ("bad_request", "this box knows no Expect header but 100-continue"),
     413: ("request_too_large", "the request body is too large"),
 }
 

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from appliance.config import parse_duration
 from appliance.errors import BadRequestError, RequestTooLargeError
-from appliance.http.context import CALLER
 from appliance.http.errors import FieldError, OptionError
 from appliance.library.parameters import parse_options
 from engine.api import Constraint
@@ -22,7 +20,6 @@ MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_TOP_LOGPROBS = 20
 MAX_TOKEN_ID = 2**31 - 1
-MAX_CALLER_CHARACTERS = 64
 
 _FOREVER_S = 100 * 365 * 86_400  # what is longer is meant to be for ever
 
@@ -89,16 +86,6 @@ def check_count(field: str, count: int, limit: int) -> None:
     """Refuse lists that are longer than `limit`."""
     if count > limit:
         raise RequestTooLargeError(f"'{field}' has {count} entries, {limit} are allowed")
-
-
-def caller_of(request: web.Request) -> str:
-    """Whose turn it is in the fair queue: the peer, and the user behind it where a client tells.
-
-    Open WebUI forwards its user in X-OpenWebUI-User-Id.
-    """
-    user = request.headers.get("X-OpenWebUI-User-Id", "")[:MAX_CALLER_CHARACTERS]
-    address = request[CALLER].address
-    return f"{address}#{user}" if user else address
 
 
 def _depth(value: Any) -> int:

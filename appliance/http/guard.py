@@ -6,17 +6,17 @@ the only one that sees DNS rebinding on plain HTTP, because browsers send no Sec
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 from typing import Self
 
 from multidict import CIMultiDictProxy
 
+from appliance.access.caller import Address, Caller, OriginKind, Ring
+from appliance.access.rings import Neighbourhood, Network, ring_of
 from appliance.errors import BadRequestError, ForbiddenError
-
-Address = IPv4Address | IPv6Address
+from appliance.http.forwarded import is_forwarded, origin_of
 
 _HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?")
@@ -25,35 +25,6 @@ _APP_ORIGIN = re.compile(
     r"(?:app|file|tauri|vscode-webview|vscode-file|chrome-extension|moz-extension"
     r"|safari-web-extension)://.*"
 )
-_FORWARDING = frozenset(
-    {
-        "forwarded",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-real-ip",
-        "true-client-ip",
-    }
-)
-
-
-class OriginKind(Enum):
-    """What the Origin header says about the page or app behind a request."""
-
-    NONE = "none"  # no browser, or a browser's own navigation
-    TRUSTED = "trusted"  # our own page, a page on this computer, or one that the settings name
-    APP = "app"  # a desktop app or browser extension: may infer, may not change the box
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Where a request comes from."""
-
-    address: str  # the peer's; empty for a Unix socket
-    is_local: bool  # from this very machine and through no proxy
-    origin: OriginKind
-    origin_text: str = ""  # the Origin that was admitted; empty if there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +33,33 @@ class Guard:
 
     names: frozenset[str]  # lower case, without port
     origins: frozenset[str]  # lower case, `scheme://host[:port]`
+    neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
+    # What mDNS says of us, now: host name and addresses, which change with the network.
+    announced: Callable[[], frozenset[str]] = frozenset
+    proxies: tuple[Network, ...] = ()  # whose forwarding headers are believed
 
     @classmethod
     def of(
-        cls, hostname: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
+        cls,
+        hostname: str,
+        allowed_hosts: Iterable[str],
+        allowed_origins: Iterable[str],
+        neighbourhood: Neighbourhood | None = None,
+        announced: Callable[[], frozenset[str]] = frozenset,
+        trusted_proxies: Iterable[Network] = (),
     ) -> Self:
-        """The guard of a machine called `hostname`."""
+        """The guard of a machine called `hostname`, on the networks of `neighbourhood`."""
         own = hostname.lower().rstrip(".")
         label = own.partition(".")[0]
         names = {"localhost", own, label, f"{label}.local", *(h.lower() for h in allowed_hosts)}
-        return cls(frozenset(names - {"", ".local"}), frozenset(o.lower() for o in allowed_origins))
+        origins = frozenset(origin.lower() for origin in allowed_origins)
+        own_names = frozenset(names - {"", ".local"})
+        near = neighbourhood or Neighbourhood()
+        return cls(own_names, origins, near, announced, tuple(trusted_proxies))
 
     def admit(self, headers: CIMultiDictProxy[str], peer: object, local: object) -> Caller:
-        """The caller of a request with these headers over a connection from `peer` to `local`.
+        """The caller of a request with these headers over a connection from `peer` to `local`,
+        as yet without key and scopes.
 
         `peer` and `local` are socket addresses as asyncio's transports give them. Raises
         BadRequestError (no Host or two) and ForbiddenError (a strange Host or Origin).
@@ -83,15 +68,20 @@ class Guard:
         host = self.check_host(headers.getall("Host", []), ours)
         origins = headers.getall("Origin", [])
         kind = self.check_origin(origins, host)
-        if kind is OriginKind.NONE and headers.get("Sec-Fetch-Site") == "cross-site":
+        if kind is OriginKind.NONE and _is_foreign(headers):
             raise ForbiddenError(
                 "requests from other sites' pages are refused",
                 hint="add the page's origin to allowed_origins if it is yours",
             )
-        is_here = theirs is None or theirs.is_loopback or theirs == ours
+        passed_on = is_forwarded(headers)
+        if passed_on and (origin := origin_of(headers, theirs, self.proxies)) is not None:
+            theirs = origin
+            ring = Ring.LAN if self.neighbourhood.has(origin) else Ring.OUTSIDE
+        else:
+            ring = ring_of(theirs, ours, self.neighbourhood, is_forwarded=passed_on)
         return Caller(
             address=str(theirs or ""),
-            is_local=is_here and not is_forwarded(headers),
+            ring=ring,
             origin=kind,
             origin_text=origins[0] if origins else "",
         )
@@ -99,8 +89,9 @@ class Guard:
     def check_host(self, values: Sequence[str], local: Address | None) -> str:
         """The Host header, lower case, if it names this box; `local` is the connection's own end.
 
-        An IP literal passes when it is loopback or `local`, and 0.0.0.0, which some clients send
-        as it is when OLLAMA_HOST says so, on a loopback connection; names pass when they are ours.
+        An IP literal passes when it is loopback, `local` or announced, and 0.0.0.0, which some
+        clients send as it is when OLLAMA_HOST says so, on a loopback connection; names pass when
+        they are ours.
         """
         if len(values) != 1:
             raise BadRequestError(
@@ -111,9 +102,11 @@ class Guard:
         if match is not None:
             host = match["six"] or match["name"].rstrip(".")
             literal = _literal(host)
-            if literal is None and match["name"] and host in self.names:
+            if literal is None and match["name"] and host in self.names | self.announced():
                 return text
             if literal is not None and (literal.is_loopback or literal == local):
+                return text
+            if literal is not None and str(literal) in self.announced():
                 return text
             if literal is not None and literal.is_unspecified and local and local.is_loopback:
                 return text
@@ -121,6 +114,11 @@ class Guard:
             f"the Host header {values[0][:100]!r} is not one of this box's names",
             hint="use its IP address or host name, or add the name to allowed_hosts",
         )
+
+    def check_own(self, host: str, local: object) -> None:
+        """Raise ForbiddenError unless `host` (`name[:port]`) may stand in an address of this box;
+        `local` is the socket address of the connection's own end."""
+        self.check_host([host], _address_of(local))
 
     def check_origin(self, values: Sequence[str], host: str) -> OriginKind:
         """What kind of Origin this is; `host` is the request's admitted Host header."""
@@ -139,26 +137,30 @@ class Guard:
         )
 
 
-def is_forwarded(headers: CIMultiDictProxy[str]) -> bool:
-    """Whether a proxy or tunnel passed the request on, so that the peer is not its origin."""
-    names = {name.lower() for name in headers}
-    return bool(names & _FORWARDING) or any(name.startswith("cf-") for name in names)
+def require_json(caller: Caller, method: str, headers: CIMultiDictProxy[str]) -> None:
+    """Raise BadRequestError if a page sends what a plain HTML form could, to change the box.
+
+    A browser asks us first (CORS preflight) before it sends any other content type, so that a
+    page which slipped through the rules above still could not act. Uploads are bytes.
+    """
+    if caller.origin is OriginKind.NONE or method not in {"POST", "PUT", "PATCH"}:
+        return
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind not in {"application/json", "application/octet-stream"}:
+        raise BadRequestError(
+            f"a page sent Content-Type {kind[:60]!r}; what changes the box comes as"
+            " application/json",
+            hint="set the header Content-Type: application/json",
+        )
 
 
-def require_administrator(caller: Caller) -> None:
-    """Raise ForbiddenError unless `caller` may change the box: only from the box itself."""
-    if caller.origin is OriginKind.APP:
-        raise ForbiddenError(
-            f"apps of the origin {caller.origin_text[:100]!r} may use models but not change them",
-            hint="use `hearth` on the box, or add the origin to allowed_origins",
-        )
-    if not caller.is_local:
-        raise ForbiddenError(
-            f"this changes the box, and the request comes from {caller.address or 'a proxy'},"
-            " not from the box itself",
-            hint="run it on the box; administration from the network needs a key, which a later"
-            " release brings",
-        )
+def _is_foreign(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a browser says that another site's page is behind this (Fetch Metadata). A link that
+    a person followed is welcome: the page here opens on its own, and the other cannot look in."""
+    if headers.get("Sec-Fetch-Site") != "cross-site":
+        return False
+    is_link = headers.get("Sec-Fetch-Mode") == "navigate"
+    return not (is_link and headers.get("Sec-Fetch-Dest") == "document")
 
 
 def _literal(host: str) -> Address | None:

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from appliance.http.body import read_json
 from appliance.http.context import EXPORTER, FIELDS, IMPORTER
-from appliance.http.middleware import administrative
 from appliance.http.ollama_transfer import documents
 from appliance.http.streams import NDJSON, stream
 from appliance.library.names import ModelName
@@ -39,7 +38,6 @@ class ExportBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     unsigned: bool = False  # also models that nobody signed, for other programs
 
 
-@administrative
 async def bring(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/import: install from a medium. Leaving the stream stops it."""
     body = await read_json(request, ImportBody)
@@ -49,7 +47,6 @@ async def bring(request: web.Request) -> web.StreamResponse:
     return await stream(request, documents(lines), NDJSON)
 
 
-@administrative
 async def export(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/export: copy models onto a medium. Leaving the stream stops it."""
     body = await read_json(request, ExportBody)

@@ -1,17 +1,28 @@
 """What every request passes: the log line with the error boundary, the guard, the drain.
 
-In this order, so that a refusal is logged and has the dialect's shape like any other error.
+In this order, so that a refusal is logged and has the dialect's shape like any other error. The
+question for the scope (access.py) comes between guard and drain.
 """
 
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
-from appliance.http.context import CALLER, FAILURE, FIELDS, GUARD, IS_GONE, SETTINGS, STATE
+from appliance.http.context import (
+    CALLER,
+    FAILURE,
+    FIELDS,
+    GUARD,
+    IS_GONE,
+    METRICS,
+    SETTINGS,
+    STATE,
+)
+from appliance.http.counting import note_failure, note_request
 from appliance.http.errors import Dialect, Problem, problem_of
-from appliance.http.guard import OriginKind, require_administrator
 from appliance.http.logline import write_failure, write_line
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -20,12 +31,14 @@ QUEUE_HEADER = "X-Hearth-Queue-Position"  # requests that had their turn before 
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
 # Answered also while the service stops, so that probes and people can see what it does.
 _ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
+PAGE_FILES = "/static/"
 _API = ("/api/", "/v1/", "/v2/", "/hearth/")
 _PREFLIGHT_S = 600
 # Ollama's list (server/routes.go); the x-stainless headers are those of OpenAI's packages.
 _ALLOWED_HEADERS = ", ".join(
     [
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With"),
+        *("x-api-key", "anthropic-version", "anthropic-beta"),
         *(
             "OpenAI-Beta",
             "x-stainless-arch",
@@ -61,7 +74,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         if failure is not None:
             _note_failure(request, failure)
-        write_line(request.method, request.path, status, fields, time.monotonic() - started)
+        elapsed_s = time.monotonic() - started
+        note_request(request, status, elapsed_s)
+        write_line(request.method, request.path, status, fields, elapsed_s)
     return response
 
 
@@ -82,20 +97,30 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     """While the service stops, send new work away; what runs may finish."""
-    if request.app[STATE].draining and request.path not in _ALWAYS:
+    is_page = request.path.startswith(PAGE_FILES)
+    if request.app[STATE].draining and request.path not in _ALWAYS and not is_page:
         wait_s = max(1, round(request.app[SETTINGS].drain_timeout_s))
         raise OverloadedError("the service is stopping, please try again", retry_after_s=wait_s)
     return await handler(request)
 
 
-def administrative(handler: Handler) -> Handler:
-    """Let a handler run only for callers who may change the box."""
+def without_welcome(route: web.RouteDef) -> web.RouteDef:
+    """The route, but an `Expect` header waits for `welcome`. aiohttp would answer it before the
+    guard, and invite the body of a request that is going to be refused (RFC 9110 §10.1.1)."""
+    options = {**route.kwargs, "expect_handler": _wait}
+    return web.RouteDef(route.method, route.path, route.handler, options)
 
-    async def checked(request: web.Request) -> web.StreamResponse:
-        require_administrator(request[CALLER])
-        return await handler(request)
 
-    return checked
+@web.middleware
+async def welcome(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Behind all that may refuse: let a client send the body that it holds back."""
+    expected = request.headers.get("Expect", "").lower()
+    if expected not in {"", "100-continue"}:
+        raise web.HTTPExpectationFailed(text=f"Unknown Expect: {expected[:60]!r}")
+    if expected and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp does: the answer itself has not begun
+    return await handler(request)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -109,7 +134,12 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     if caller is not None and caller.origin is not OriginKind.NONE:
         response.headers["Access-Control-Allow-Origin"] = caller.origin_text
         response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
-        response.headers["Vary"] = "Origin"
+        own = response.headers.get("Vary")
+        response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
+
+
+async def _wait(_request: web.Request) -> None:
+    """Says nothing yet."""
 
 
 def _answer(request: web.Request, error: Exception) -> web.Response:
@@ -123,6 +153,7 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
 def _note_failure(request: web.Request, error: Exception) -> None:
     problem: Problem = problem_of(error, Dialect.of(request.path))
     request[FIELDS]["error"] = problem.code
+    note_failure(request.app[METRICS], error)
     if problem.needs_traceback:
         write_failure(request.path, error)
 

@@ -10,13 +10,15 @@ from contextlib import aclosing
 import msgspec
 from aiohttp import web
 
+from appliance.access.caller import Scope
 from appliance.chat.events import Done, Embeddings, EmbedRequest, Event, JobRequest, Text
 from appliance.errors import ModelNameError, ModelNotFoundError, UnsupportedError
 from appliance.http import ollama_wire as wire
+from appliance.http.access import require, require_model
 from appliance.http.body import read_json
-from appliance.http.context import CALLER, CHAT, FIELDS, LIBRARY, SETTINGS
-from appliance.http.fields import caller_of
-from appliance.http.guard import require_administrator
+from appliance.http.context import CHAT, FIELDS, LIBRARY, METRICS, SETTINGS
+from appliance.http.counting import note_embeddings
+from appliance.http.limits import check_options, share_of
 from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
 
@@ -27,7 +29,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     """POST /api/generate."""
     body = await read_json(request, wire.GenerateRequest)
     body.check()
-    job = body.to_job(caller_of(request))
+    job = body.to_job(share_of(request))
     await _require_ability(request, body.model, body.refused_ability())
     return await _answer(request, job, wire.generate_answer, streams=body.stream)
 
@@ -36,7 +38,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """POST /api/chat."""
     body = await read_json(request, wire.ChatRequest)
     body.check()
-    job = body.to_job(caller_of(request), request.app[SETTINGS].max_messages)
+    job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
     await _require_ability(request, body.model, body.refused_ability())
     return await _answer(request, job, wire.chat_answer, streams=body.stream)
 
@@ -44,7 +46,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
 async def embed(request: web.Request) -> web.StreamResponse:
     """POST /api/embed."""
     body = await read_json(request, wire.EmbedBody)
-    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    found = await embeddings_of(request, body.to_embed(share_of(request)))
     return json_response(
         {
             "model": body.model,
@@ -59,7 +61,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /api/embeddings."""
     body = await read_json(request, wire.EmbeddingsBody)
-    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    found = await embeddings_of(request, body.to_embed(share_of(request)))
     return json_response({"embedding": found.vectors[0] if found.vectors else []})
 
 
@@ -67,11 +69,14 @@ async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embedding
     """Run an embedding job, with its line in the log; shared with OpenAI's dialect."""
     fields = request[FIELDS]
     fields["model"] = wanted.model
+    require_model(request, wanted.model)
+    check_options(request, wanted.options)
     try:
         found = await request.app[CHAT].embed(wanted)
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(wanted.model) from error
     fields |= {"prompt": found.prompt_tokens, "out": len(found.vectors)}
+    note_embeddings(request.app[METRICS], wanted.model, found.prompt_tokens)
     return found
 
 
@@ -86,6 +91,7 @@ async def _require_ability(request: web.Request, typed: str, ability: str | None
     if ability is None:
         return
     request[FIELDS]["model"] = typed
+    require_model(request, typed)
     try:
         name = ModelName.parse(typed)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
@@ -98,7 +104,7 @@ async def _answer(
     request: web.Request, job: JobRequest, encode: wire.Encode, *, streams: bool
 ) -> web.StreamResponse:
     if job.work is None and job.keep_alive == 0:
-        require_administrator(request[CALLER])
+        require(request, Scope.MANAGE)  # it would unload what others use
     if streams and job.work is not None and not job.render_only:
         documents = _documents(run_job(request, job), job, encode)
         return await stream(request, documents, NDJSON)

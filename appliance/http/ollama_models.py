@@ -14,9 +14,19 @@ from aiohttp import web
 
 from appliance.errors import ApplianceError, BadRequestError, ModelNotFoundError
 from appliance.http import ollama_models_wire as wire
+from appliance.http.access import may_see, require_model
 from appliance.http.body import read_json
-from appliance.http.context import BUNDLES, FIELDS, GATE, LIBRARY, MODELS, SETTINGS
-from appliance.http.middleware import administrative
+from appliance.http.context import (
+    BUNDLES,
+    CALLER,
+    FIELDS,
+    GATE,
+    LIBRARY,
+    LIVE,
+    MODELS,
+    SETTINGS,
+    TRANSFERS,
+)
 from appliance.http.ollama import json_response
 from appliance.http.streams import report
 from appliance.library.create import Progress
@@ -28,10 +38,10 @@ from appliance.trust.gate import Gate
 
 async def tags(request: web.Request) -> web.StreamResponse:
     """GET /api/tags: stored models, newest first."""
-    library, gate = request.app[LIBRARY], request.app[GATE]
+    library, gate, caller = request.app[LIBRARY], request.app[GATE], request[CALLER]
 
     def entries() -> list[dict[str, Any]]:
-        models = library.list()
+        models = [model for model in library.list() if may_see(caller, model.name)]
         return [wire.tag_entry(*pair) for pair in zip(models, gate.labels(models), strict=True)]
 
     return json_response({"models": await asyncio.to_thread(entries)})
@@ -39,7 +49,9 @@ async def tags(request: web.Request) -> web.StreamResponse:
 
 async def ps(request: web.Request) -> web.StreamResponse:
     """GET /api/ps: loaded models, those that stay longest first."""
-    return json_response({"models": [wire.ps_entry(m) for m in request.app[MODELS].loaded()]})
+    loaded, caller = request.app[MODELS].loaded(), request[CALLER]
+    entries = [wire.ps_entry(model) for model in loaded if may_see(caller, model.name)]
+    return json_response({"models": entries})
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -48,6 +60,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     if not body.typed:
         raise BadRequestError("model is required")
     request[FIELDS]["model"] = body.typed
+    require_model(request, body.typed)
     name, library, gate = ModelName.parse(body.typed), request.app[LIBRARY], request.app[GATE]
 
     def answer() -> dict[str, Any]:
@@ -58,7 +71,6 @@ async def show(request: web.Request) -> web.StreamResponse:
     return json_response(await asyncio.to_thread(answer))
 
 
-@administrative
 async def copy(request: web.Request) -> web.StreamResponse:
     """POST /api/copy."""
     body = await read_json(request, wire.CopyBody)
@@ -72,10 +84,10 @@ async def copy(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f'model "{body.source}" not found') from error
     await asyncio.to_thread(_forget_pull, gate, destination)
+    request.app[LIVE].poke("models")
     return web.Response()
 
 
-@administrative
 async def delete(request: web.Request) -> web.StreamResponse:
     """DELETE /api/delete: the model leaves memory and disk."""
     body = await read_json(request, wire.NameBody)
@@ -85,24 +97,28 @@ async def delete(request: web.Request) -> web.StreamResponse:
     if not await asyncio.to_thread(request.app[BUNDLES].delete, name):
         raise ModelNotFoundError(f"model '{body.typed}' not found")
     await asyncio.to_thread(_forget_pull, request.app[GATE], name)
+    request.app[LIVE].poke("models", "updates")
     return web.Response()
 
 
-@administrative
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /api/create: status lines, or with `stream` false only the last of them."""
     body = await read_json(request, wire.CreateBody)
     wanted = body.to_create(request.app[SETTINGS].max_messages)
     request[FIELDS]["model"] = body.typed
     gate, library = request.app[GATE], request.app[LIBRARY]
+    space = request.app[TRANSFERS].space
     await asyncio.to_thread(gate.require_create, wanted.name)
+    await asyncio.to_thread(space.require, 0, "the new model")
 
     def steps() -> Generator[Progress, None, None]:
         yield from create_model(library, wanted)
         _forget_pull(gate, wanted.name)
 
     documents = _documents(in_thread(steps()))
-    return await report(request, documents, whole=not body.stream)
+    response = await report(request, documents, whole=not body.stream)
+    request.app[LIVE].poke("models")
+    return response
 
 
 def _forget_pull(gate: Gate, name: ModelName) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -11,10 +12,11 @@ from appliance.chat.events import Done, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
+from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.choices import run_choices
-from appliance.http.context import LIBRARY, SETTINGS
-from appliance.http.fields import caller_of
+from appliance.http.context import CALLER, LIBRARY, SETTINGS
+from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
 from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
@@ -25,7 +27,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     fields = await read_object(request)
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.ChatRequest)
-    jobs = body.to_jobs(caller_of(request), request.app[SETTINGS].max_messages)
+    jobs = body.to_jobs(share_of(request), request.app[SETTINGS].max_messages)
     shape = answers.ChatShape(top=body.top_logprobs or 0)
     if body.render_only:
         folded = await fold(run_job(request, jobs[0]))
@@ -39,28 +41,32 @@ async def completions(request: web.Request) -> web.StreamResponse:
     fields = await read_object(request)
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.CompletionRequest)
-    jobs = body.to_jobs(caller_of(request))
+    jobs = body.to_jobs(share_of(request))
     return await _answer(request, body, jobs, answers.TextShape(top=body.logprobs or 0))
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /v1/embeddings."""
     body = to_struct(await read_object(request), wire.EmbeddingsRequest)
-    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    found = await embeddings_of(request, body.to_embed(share_of(request)))
     as_base64 = body.encoding_format == "base64"
     return _json(answers.embeddings_answer(found, body.model, as_base64=as_base64))
 
 
 async def models(request: web.Request) -> web.StreamResponse:
     """GET /v1/models."""
-    library = request.app[LIBRARY]
-    entries = await asyncio.to_thread(lambda: [answers.model_entry(m) for m in library.list()])
-    return _json({"object": "list", "data": entries})
+    library, caller = request.app[LIBRARY], request[CALLER]
+
+    def entries() -> list[dict[str, Any]]:
+        return [answers.model_entry(m) for m in library.list() if may_see(caller, m.name)]
+
+    return _json({"object": "list", "data": await asyncio.to_thread(entries)})
 
 
 async def model(request: web.Request) -> web.StreamResponse:
     """GET /v1/models/{model}."""
     typed = request.match_info["model"]
+    require_model(request, typed)
     try:
         name = ModelName.parse(typed)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)

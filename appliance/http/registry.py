@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from appliance.errors import ForbiddenError, ModelNameError, NotFoundError
+from appliance.http.access import may_see
 from appliance.http.context import CALLER, FIELDS, GATE, LIBRARY, SETTINGS
 from appliance.http.ollama import json_response
 from appliance.library.manifest import MANIFEST_TYPE, Digest
@@ -87,10 +88,15 @@ def _tags(request: web.Request, name: ModelName) -> list[StoredModel]:
     """All models that differ from `name` in their tag alone, and that this caller may have."""
     wanted = str(name.path.parent).lower()
     models = request.app[LIBRARY].list()
-    found = [model for model in models if str(model.name.path.parent).lower() == wanted]
-    if request[CALLER].is_local:
+    caller, gate = request[CALLER], request.app[GATE]
+    found = [
+        model
+        for model in models
+        if str(model.name.path.parent).lower() == wanted and may_see(caller, model.name)
+    ]
+    if caller.is_local:
         return found
-    return [model for model in found if request.app[GATE].may_share(model)]
+    return [model for model in found if gate.may_share(model)]
 
 
 def _manifest(request: web.Request, name: ModelName, reference: str) -> bytes:

@@ -10,7 +10,6 @@ from aiohttp import web
 from appliance.errors import ApplianceError
 from appliance.http.body import read_json
 from appliance.http.context import LIBRARY, TRANSFERS
-from appliance.http.middleware import administrative
 from appliance.http.streams import NDJSON, stream
 from appliance.library.scrub import Checked, Damage
 from appliance.library.scrub import scrub as scrub_library
@@ -25,7 +24,6 @@ class ScrubBody(msgspec.Struct, kw_only=True):
     rate: Annotated[int, msgspec.Meta(ge=0)] = 0  # bytes per second, 0: as fast as it goes
 
 
-@administrative
 async def scrub(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/scrub: how far it is, each damaged blob and what became of it, and at the
     end how many were damaged and how many are whole again.

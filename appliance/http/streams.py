@@ -17,8 +17,11 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
 from appliance.errors import ModelNameError, ModelNotFoundError
-from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, SETTINGS
+from appliance.http.access import require_model
+from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METER, METRICS, SETTINGS
+from appliance.http.counting import JobClock
 from appliance.http.errors import Dialect, problem_of
+from appliance.http.limits import check_options
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
 
@@ -63,11 +66,18 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
     """
     fields = request[FIELDS]
     fields["model"] = job.model
+    require_model(request, job.model)
+    check_options(request, job.options)
     came = time.monotonic()
+    clock = JobClock(request.app[METRICS], job.model, came)
     try:
         async with aclosing(request.app[CHAT].run(job)) as events:
             async for event in events:
-                note_event(fields, event, time.monotonic() - came)
+                now = time.monotonic()
+                note_event(fields, event, now - came)
+                clock.note(event, now)
+                if isinstance(event, Text):
+                    request.app[METER].add(event.tokens, now)
                 yield event
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(job.model) from error

@@ -70,6 +70,7 @@ class Library:
         self._held: Counter[Digest] = Counter()
         self._roots: list[Roots] = []
         self.on_format_error: Callable[[Digest], None] = lambda _: None  # in any thread
+        self.on_damage: Callable[[Digest], None] = lambda _: None  # in any thread
         self._headers: OrderedDict[Digest, Header] = OrderedDict()
         self._guard: Guard | None = None
 
@@ -266,6 +267,7 @@ class Library:
         with self._lock:
             self.blobs.set_aside(digest)
             self._headers.pop(digest, None)
+        self.on_damage(digest)
 
     @contextlib.contextmanager
     def hold(self, digests: Iterable[Digest]) -> Iterator[None]:

@@ -7,11 +7,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from appliance.access.shares import BOX, Path
 from appliance.config import Settings
 from appliance.errors import ApplianceError, MemoryFitError, OverloadedError, UnsupportedError
 from appliance.hardware import Memory, read_memory
@@ -44,6 +45,17 @@ class LoadedModel:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How many requests a model has, also while it is being loaded."""
+
+    name: ModelName
+    running: int
+    waiting: int
+    slots: int
+    is_loaded: bool
+
+
 class Models:
     """All residents. Start `expire_forever` as a task; call `close` at the end.
 
@@ -63,7 +75,11 @@ class Models:
         self._generating = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._busy = asyncio.Event()
         self.on_format_error: Callable[[StoredModel], None] = lambda _: None
+        self.on_change: Callable[[], None] = lambda: None  # a queue moved, a worker came or went
+        self.on_worker_end: Callable[[ModelName, EngineError], None] = lambda *_: None
+        self._max_slots: int | None = None
 
     @property
     def is_generating(self) -> bool:
@@ -74,6 +90,10 @@ class Models:
         """Return as soon as no request holds a model."""
         await self._quiet.wait()
 
+    async def wait_generating(self) -> None:
+        """Return as soon as a request holds a model."""
+        await self._busy.wait()
+
     @asynccontextmanager
     async def lease(
         self,
@@ -81,7 +101,7 @@ class Models:
         options: Mapping[str, Any],
         *,
         keep_alive: float | None = None,
-        caller: str = "",
+        share: Path = BOX,
         place: ModelName | None = None,
     ) -> AsyncGenerator[Lease, None]:
         """Hold a slot of the loaded model; it stays loaded for `keep_alive` seconds afterwards.
@@ -89,9 +109,12 @@ class Models:
         `place` is the name that it is loaded and unloaded under, if not its own: a second model of
         one name must not take the first one's worker.
 
-        Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
-        (never fits), UnsupportedError (not by the engine that the settings ask for) and
-        EngineError (cannot be loaded). A file that may be damaged is told to `on_format_error`.
+        `share` is whose turn it is in the queue.
+
+        Raises OverloadedError (queue full, no room beside busy models, or closed), RateLimitedError
+        (too many wait of this share), MemoryFitError (never fits), UnsupportedError (not by the
+        engine that the settings ask for) and EngineError (cannot be loaded). A file that may be
+        damaged is told to `on_format_error`.
         """
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
@@ -100,6 +123,7 @@ class Models:
         resident = self._residents.get(place)
         if resident is None:
             resident = self._residents[place] = Resident(place, self._settings.max_queue)
+            resident.limit_slots(self._max_slots)
 
         async def load() -> EngineClient:
             try:
@@ -109,24 +133,29 @@ class Models:
                 raise
 
         seconds = self._settings.keep_alive if keep_alive is None else keep_alive
+        self.on_change()
         try:
-            async with resident.lease(spec, stored, caller, load) as lease:
+            async with resident.lease(spec, stored, share, load) as lease:
                 resident.keep_alive_s = seconds
                 with self._held():
                     yield lease
         finally:
             self._changed.set()
+            self.on_change()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
         self._generating += 1
         self._quiet.clear()
+        self.on_change()
+        self._busy.set()
         try:
             yield
         finally:
             self._generating -= 1
             if not self._generating:
                 self._quiet.set()
+                self._busy.clear()
 
     def loaded(self) -> list[LoadedModel]:
         """Models with a living worker, those that stay longest first."""
@@ -137,6 +166,14 @@ class Models:
         ]
         far = datetime.max.replace(tzinfo=UTC)
         return sorted(found, key=lambda m: m.expires_at or far, reverse=True)
+
+    def demand(self) -> list[Demand]:
+        """The models that somebody runs or waits for."""
+        return [
+            Demand(r.name, queue.running, queue.waiting, queue.slots, r.client is not None)
+            for r in self._residents.values()
+            if (queue := r.queue).running or queue.waiting
+        ]
 
     async def plan(self, stored: StoredModel, options: Mapping[str, Any]) -> Plan:
         """What a lease would do now, and why; nothing is loaded. Raises as `header` does."""
@@ -174,6 +211,37 @@ class Models:
             await self._evict([resident], "asked to")
         else:
             resident.leave_when_idle()
+
+    async def unload_idle(self, why: str) -> list[str]:
+        """Unload every model that nobody uses just now; the names."""
+        idle = [resident for resident in self._residents.values() if resident.is_evictable]
+        await self._evict(idle, why)
+        return [resident.name.short for resident in idle]
+
+    def limit_slots(self, most: int | None) -> None:
+        """Let each model serve at most so many requests at once, None: as many as it can. What
+        runs is not touched."""
+        self._max_slots = most
+        for resident in self._residents.values():
+            resident.limit_slots(most)
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Requests that run and that wait, by model, those that wait for loading included."""
+        return {
+            resident.name.short: (resident.queue.running, resident.queue.waiting)
+            for resident in self._residents.values()
+        }
+
+    async def engine_stats(self, engine: str, timeout_s: float) -> dict[str, dict[str, Any]]:
+        """Counters of the loaded engines of that kind, by model; of those that answer in time."""
+        found: dict[str, dict[str, Any]] = {}
+        for resident in list(self._residents.values()):
+            client = resident.client
+            if client is not None and client.info.engine == engine:
+                with suppress(EngineError, TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        found[resident.name.short] = await client.stats()
+        return found
 
     async def expire_forever(self) -> None:
         """Unload models whose keep-alive has passed; sleeps until the next one is due."""
@@ -214,6 +282,7 @@ class Models:
         if self._is_closed:
             await client.close()
             self._refuse_when_closed()
+        client.when_ended(lambda error: self.on_worker_end(resident.name, error))
         info = client.info
         resident.need = need
         log.info(
@@ -278,6 +347,7 @@ class Models:
                 log.info("unloading model=%s why=%r", resident.name.short, why)
                 clients.add(client)
         self._leaving |= clients
+        self.on_change()
         try:
             await asyncio.gather(*(client.close() for client in clients))
         finally:

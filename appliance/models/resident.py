@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from appliance.access.shares import Path
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.planner import NOTHING
@@ -29,6 +30,7 @@ class Lease:
     queue_position: int
     queue_ns: int
     load_ns: int
+    priority: int = 0  # in engines that run several at once: who runs little goes first
 
 
 class Resident:
@@ -50,6 +52,7 @@ class Resident:
         self._idle.set()
         self._left = asyncio.Event()  # somebody stopped using the worker
         self._is_leaving = False
+        self._max_slots: int | None = None
 
     @property
     def client(self) -> EngineClient | None:
@@ -69,12 +72,13 @@ class Resident:
 
     @asynccontextmanager
     async def lease(
-        self, spec: LoadSpec, stored: StoredModel, caller: str, load: Loader
+        self, spec: LoadSpec, stored: StoredModel, share: Path, load: Loader
     ) -> AsyncGenerator[Lease, None]:
         """Wait for a slot, (re)load if the worker is not the one of `spec`, and hold the slot."""
         came = time.monotonic_ns()
-        position = await self.queue.acquire(caller)
+        position = await self.queue.acquire(share)
         granted = time.monotonic_ns()
+        priority = 1 - self.queue.running_of(share)
         try:
             async with self._gate:
                 load_ns = await self._prepare(spec, stored, load)
@@ -86,7 +90,7 @@ class Resident:
                 self._users += 1
                 self._idle.clear()
             try:
-                yield Lease(client, position, granted - came, load_ns)
+                yield Lease(client, position, granted - came, load_ns, priority)
             finally:
                 self._users -= 1
                 self._left.set()
@@ -96,7 +100,7 @@ class Resident:
                     keep_s = 0.0 if self._is_leaving else self.keep_alive_s
                     self.expires_at = self.idle_since + keep_s
         finally:
-            self.queue.release((time.monotonic_ns() - granted) / 1e9)
+            self.queue.release(share, (time.monotonic_ns() - granted) / 1e9)
 
     def detach(self) -> EngineClient | None:
         """Forget the worker and hand it to the caller, who closes it."""
@@ -105,6 +109,16 @@ class Resident:
         self.need = NOTHING
         self._is_leaving = False
         return client
+
+    def limit_slots(self, most: int | None) -> None:
+        """Serve at most so many requests at once from now on; None: as many as the engine can."""
+        self._max_slots = most
+        self._fit_queue()
+
+    def _fit_queue(self) -> None:
+        if self._client is not None:
+            slots = self._client.info.slots
+            self.queue.resize(min(slots, self._max_slots or slots))
 
     def leave_when_idle(self) -> None:
         """Let the worker go as soon as its running requests have ended."""
@@ -134,5 +148,5 @@ class Resident:
             await old.close()
         self._client = await load()
         self.spec, self.stored = spec, stored
-        self.queue.resize(self._client.info.slots)
+        self._fit_queue()
         return time.monotonic_ns() - started

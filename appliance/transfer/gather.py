@@ -7,24 +7,20 @@ are hashed before they count as here, and a GGUF is validated before a manifest 
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from appliance.errors import RegistryError
-from appliance.library.blobs import disk_full, make_folders
 from appliance.library.library import Library
 from appliance.library.manifest import ADAPTER_TYPE, MODEL_TYPE, PROJECTOR_TYPE, Digest, Manifest
+from appliance.library.space import Space
 from appliance.threads import to_end
 from appliance.transfer.download import Report
 from appliance.transfer.partial import missing_bytes
 from appliance.transfer.progress import Progress, Tell
 from engine.errors import ModelFormatError
-
-MAX_RESERVE_BYTES = 1 << 30
-RESERVE_SHARE = 20  # a twentieth of the disk stays free, but no more than the maximum
 
 _GGUF_TYPES = (MODEL_TYPE, PROJECTOR_TYPE, ADAPTER_TYPE)
 
@@ -33,9 +29,13 @@ Fetch = Callable[[Digest, int, Report], Awaitable[None]]  # digest, size in byte
 
 @dataclass(slots=True)
 class Gatherer:
-    """Gathers into one library. Several may wait for the same blob; it is fetched once."""
+    """Gathers into one library. Several may wait for the same blob; it is fetched once.
+
+    space  says what must stay free on its disk; None: what suits its size
+    """
 
     library: Library
+    space: Space | None = None
     _busy: WeakValueDictionary[Digest, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     @asynccontextmanager
@@ -94,21 +94,8 @@ class Gatherer:
             for digest, size in sizes.items()
             if not store.has(digest)
         )
-        if not wanted:
-            return
-        make_folders(store.root)
-        disk = shutil.disk_usage(store.root)
-        reserve = reserve_bytes(disk.total)
-        if wanted + reserve > disk.free:
-            raise disk_full(
-                f"the model needs {wanted} bytes and {reserve} must stay free,"
-                f" the disk has {disk.free}"
-            )
-
-
-def reserve_bytes(disk_bytes: int) -> int:
-    """What of a disk of that size models leave free."""
-    return min(MAX_RESERVE_BYTES, disk_bytes // RESERVE_SHARE)
+        if wanted:
+            (self.space or Space(store.root)).require(wanted, "the model")
 
 
 def digest_of_file(library: Library, digest: Digest) -> Digest:

@@ -89,6 +89,7 @@ class Pace:
         self._down = down
         self._up = up
         self._gate = gate
+        self.on_received: Callable[[int], None] = lambda _: None
 
     @classmethod
     def free(cls) -> Self:
@@ -106,6 +107,7 @@ class Pace:
 
     async def received(self, count: int) -> float:
         """Bytes came: wait until more may come. Returns the seconds waited, for who times peers."""
+        self.on_received(count)
         waited_s = await self._gate.wait() + await self._down.take(count)
         own = _OWN_LIMIT.get()
         return waited_s if own is None else waited_s + await own.take(count)

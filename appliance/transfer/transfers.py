@@ -17,10 +17,11 @@ from appliance.config import Settings
 from appliance.errors import RegistryUnreachableError
 from appliance.library.library import Library
 from appliance.library.scrub import Damage
+from appliance.library.space import Space
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
-from appliance.transfer.jobs import SharedJobs
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.pace import Activity, Pace
 from appliance.transfer.patience import Patience
 from appliance.transfer.progress import Progress, Tell
@@ -49,25 +50,26 @@ class Transfers:
         self._gate = gate
         self._patience = Patience.of(settings)
         self._identity = Identity(settings.state / KEY_FILE)
-        self.gatherer = Gatherer(library)
+        self.space = Space(library.blobs.root, settings.disk_reserve_mib)
+        self.gatherer = Gatherer(library, self.space)
         self._puller = Puller(
             library, settings.transfer_parts, settings.max_blob_gib * GIB, self.gatherer, gate
         )
         self.repairs = Repairs(library, self.gatherer)
         self.repairs.add_finder(self._repairers)
-        self._pace = Pace.of(settings, activity, time.monotonic)
-        self._jobs = SharedJobs()
+        self.pace = Pace.of(settings, activity, time.monotonic)
+        self.jobs = SharedJobs()
         self._session: aiohttp.ClientSession | None = None
 
     async def pull(
-        self, reference: Reference, *, confirmed: bool = False
+        self, reference: Reference, *, confirmed: bool = False, is_kept: bool = False
     ) -> AsyncGenerator[Progress, None]:
         """Install a model, or update it; the lines of Ollama's /api/pull.
 
         Raises PolicyRefusedError (before anything is asked, where the registry is not listed or
         a person has to confirm), RegistryError, DiskFullError and LibraryError, and ModelNameError
-        for a host that cannot be one. Leaving cancels the pull unless others follow it; what came
-        is kept.
+        for a host that cannot be one. Leaving cancels the pull unless others follow it or somebody
+        said `is_kept`; what came is kept.
         """
         sources = await asyncio.to_thread(self._allowed, reference, confirmed)
 
@@ -79,7 +81,8 @@ class Transfers:
         # who did not confirm must not stop who did
         verb = "pull confirmed" if confirmed else "pull"
         key = f"{verb} {reference.name.full.lower()}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("pull", reference.name.short)
+        async with aclosing(self.jobs.follow(key, work, title, is_kept=is_kept)) as lines:
             async for line in lines:
                 yield line
 
@@ -95,7 +98,8 @@ class Transfers:
             await self._within_limit(push(self._library, reference.name, registry, tell))
 
         key = f"push {reference.name.full.lower()}"
-        async with aclosing(self._jobs.follow(key, work)) as lines:
+        title = Title("push", reference.name.short)
+        async with aclosing(self.jobs.follow(key, work, title)) as lines:
             async for line in lines:
                 yield line
 
@@ -118,7 +122,7 @@ class Transfers:
 
     async def close(self) -> None:
         """End what runs; partial downloads stay for the next start."""
-        await self._jobs.close()
+        await self.jobs.close()
         if self._session is not None:
             await self._session.close()
 
@@ -134,7 +138,7 @@ class Transfers:
         return [source for source, _ in allowed]
 
     def _registry(self, source: Source) -> Registry:
-        patience, pace = self._patience, self._pace
+        patience, pace = self._patience, self.pace
         return Registry(source, self.session, self._identity, patience, pace, self.proxies)
 
     async def _repairers(self, damage: Damage, is_asked_for: bool) -> list[Repairer]:

@@ -71,3 +71,9 @@ class PolicyRefusedError(TrustError):
     def __init__(self, message: str, *, rule: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint or CURES[TrustCode.POLICY])
         self.rule = rule
+
+
+class ConfirmationNeededError(PolicyRefusedError):
+    """The same wish, confirmed by a person, would be granted."""
+
+    code = "confirmation_needed"

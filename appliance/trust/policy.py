@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from appliance.library.names import ModelName
-from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
+from appliance.trust.errors import (
+    ConfirmationNeededError,
+    PolicyRefusedError,
+    TrustCode,
+    TrustError,
+)
 from appliance.trust.hosts import DEFAULT_HOSTS, is_loopback
 from appliance.trust.patterns import NamePattern, owner_of
 
@@ -53,9 +58,12 @@ class Decision:
     repository: str | None = None
 
     def require(self, *, confirmed: bool) -> None:
-        """Raise PolicyRefusedError unless allowed, or to be confirmed and confirmed."""
+        """Raise PolicyRefusedError unless allowed, or to be confirmed and confirmed; its subclass
+        ConfirmationNeededError where a person's word is all that lacks."""
         if self.verdict is Verdict.ALLOW or (self.verdict is Verdict.CONFIRM and confirmed):
             return
+        if self.verdict is Verdict.CONFIRM:
+            raise ConfirmationNeededError(self.reason, rule=self.rule, hint=self.hint)
         raise PolicyRefusedError(self.reason, rule=self.rule, hint=self.hint)
 
 

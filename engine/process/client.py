@@ -125,6 +125,10 @@ class EngineClient:
         """Wait for the process to be gone, for whatever reason, and tell that reason."""
         return await asyncio.shield(self._ended)
 
+    def when_ended(self, told: Callable[[EngineError], None]) -> None:
+        """Call `told` with the reason as soon as the process is gone."""
+        self._ended.add_done_callback(lambda ended: told(ended.result()))
+
     async def generate(
         self, request: GenerateRequest, *, is_over: Callable[[], bool] = lambda: False
     ) -> AsyncGenerator[list[SequenceStep], None]:
@@ -333,14 +337,17 @@ class _Child(asyncio.SubprocessProtocol):
     def obituary(self) -> EngineCrashedError:
         """How the process ended, and what it last said."""
         code = self._transport.get_returncode() if self._transport else None
+        is_killed = False
         if code is not None and code < 0:
             how = f"was killed by {_signal_name(-code)}"
+            is_killed = -code == signal.SIGKILL
         else:
             how = f"exited with status {code}"
         last = bytes(self._stderr).decode(errors="replace").strip().splitlines()[-3:]
         return EngineCrashedError(
             f"the model's worker process {how}",
             last_words=" | ".join(line.strip() for line in last),
+            is_killed=is_killed,
         )
 
 

@@ -9,9 +9,13 @@ to tests/bench/results/. Keep the machine quiet meanwhile.
 
 from __future__ import annotations
 
+import bench_access
 import bench_idle
 import bench_install
 import bench_latency
+import bench_limits
+import bench_metrics
+import bench_page
 import bench_paged_floor
 import bench_paged_host
 import bench_paged_latency
@@ -27,10 +31,14 @@ def main() -> None:
     argv = ["--quick"] if options.quick else []
     for benchmark in (
         bench_idle,
+        bench_metrics,
+        bench_access,
         bench_paged_host,
         bench_service,
         bench_install,
         bench_latency,
+        bench_limits,
+        bench_page,
         bench_paged_floor,
         bench_paged_latency,
         bench_paged_online,

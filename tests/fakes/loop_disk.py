@@ -97,6 +97,13 @@ def small_disk(folder, mib):
         unmount(mount)
 
 
+def fill(path):
+    """Use up every byte of the disk that `path` is on."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
 def mount_image(image, mount, options):
     Path(mount).mkdir(exist_ok=True)
     attempt = subprocess.run(

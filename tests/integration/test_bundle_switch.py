@@ -260,5 +260,5 @@ def test_only_the_box_itself_may_switch(updated):
     body = {"model": updated.name()}
     for verb in ("rollback", "pin", "unpin", "check"):
         path = f"/hearth/v1/bundles/{verb}"
-        assert send(updated.service, "POST", path, body=body, headers=forwarded).status == 403
+        assert send(updated.service, "POST", path, body=body, headers=forwarded).status == 401
     assert updated.show()["version"] == "2.0.0"

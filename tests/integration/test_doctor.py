@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 
 from tests.integration.cli_process import Command
@@ -68,3 +69,28 @@ def test_a_folder_that_does_not_exist_yet(tmp_path):
     body = json.loads(done.stdout)
     assert {"state_absent", "models_absent"} <= {c["code"] for c in body["conditions"]}
     assert not (tmp_path / "no").exists()
+
+
+def test_a_port_that_another_program_has(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host = f"127.0.0.1:{other.getsockname()[1]}"
+        (tmp_path / "hearth.toml").write_text(f'host = "{host}"\nstate = "{tmp_path / "state"}"\n')
+        config = str(tmp_path / "hearth.toml")
+        done = Command(NOBODY).run("doctor", "--json", HEARTH_CONFIG=config)
+    found = {c["code"]: c for c in json.loads(done.stdout)["conditions"]}
+    assert "another program has it" in found["port_taken"]["text"]
+    assert found["port_taken"]["severity"] == "error"
+
+
+def test_a_service_that_was_killed_says_so_after_the_next_start(start_service):
+    box = start_service()
+    assert codes(box).isdisjoint({"unclean_stop"})
+    box.process.kill()
+    box.process.wait()
+    assert "unclean_stop" in codes(start_service(box.state))
+
+
+def test_an_unknown_variable_is_a_condition(start_service):
+    box = start_service(nonsense="1")
+    found = {c["code"]: c for c in box.call("GET", "/hearth/v1/doctor")[1]["conditions"]}
+    assert "HEARTH_NONSENSE" in found["setting_unknown"]["text"]

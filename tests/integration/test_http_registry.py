@@ -91,11 +91,30 @@ def test_it_is_for_reading(service, weights):
     assert send(service, "DELETE", f"{REPOSITORY}/blobs/{digest}").status == 405
 
 
+def from_outside(service):
+    """Headers of somebody behind a proxy who has a key for chatting."""
+    wanted = {"name": "neighbour", "scopes": ["chat"]}
+    token = service.call("POST", "/hearth/v1/keys", wanted)[1]["secret"]
+    return [("X-Forwarded-For", "10.0.0.1"), ("Authorization", f"Bearer {token}")]
+
+
 def test_the_network_reads_only_where_models_are_shared(service, start_service, tiny_gguf):
-    outside = [("X-Forwarded-For", "10.0.0.1")]
+    outside = from_outside(service)
     refused = send(service, "GET", f"{REPOSITORY}/manifests/latest", headers=outside)
     assert refused.status == 403
     assert "share_models" in refused.json["hint"]
     sharing = start_service(share_models="on")
     sharing.create("echo", tiny_gguf)
+    outside = from_outside(sharing)
     assert send(sharing, "GET", f"{REPOSITORY}/manifests/latest", headers=outside).status == 200
+
+
+def test_a_key_for_other_models_pulls_nothing_else(start_service, tiny_gguf):
+    sharing = start_service(share_models="on")
+    sharing.create("echo", tiny_gguf)
+    for models, status in ((["echo"], 200), (["other"], 404)):
+        wanted = {"name": "neighbour", "scopes": ["chat"], "models": models}
+        token = sharing.call("POST", "/hearth/v1/keys", wanted)[1]["secret"]
+        headers = [("X-Forwarded-For", "10.0.0.1"), ("Authorization", f"Bearer {token}")]
+        path = f"{REPOSITORY}/manifests/latest"
+        assert send(sharing, "GET", path, headers=headers).status == status

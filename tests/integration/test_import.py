@@ -293,7 +293,7 @@ def test_paths_are_those_of_folders_that_an_administrator_names(box, stick, tmp_
     assert refused(str(tmp_path / "file"))[1]["code"] == "bad_request"
     assert refused("/proc/self/mem")[1]["code"] == "bad_request"
     assert refused("\0")[1]["code"] == "bad_request"
-    assert refused(str(stick), {"X-Forwarded-For": "10.1.1.1"})[0] == 403
+    assert refused(str(stick), {"X-Forwarded-For": "10.1.1.1"})[0] == 401
     assert refused(str(stick), {"Origin": "https://evil.example"})[0] == 403
     if verb == "import":
         assert refused(str(tmp_path / "empty"))[1]["code"] == "registry_not_found"

@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.raw_http import assert_error, send
 
@@ -90,3 +91,19 @@ def test_a_choice_over_a_limit_ends_its_request_and_nothing_else(served):
     assert (json.loads(error)["error"]["code"], done) == ("context_length_exceeded", "[DONE]")
     assert send(served, "POST", TEXT, body=good).json["choices"] == before
     assert [m["running"] for m in send(served, "GET", "/hearth/v1/status").json["models"]] == [0]
+
+
+def test_the_cache_is_measured_under_vllms_names(served):
+    body = {"model": "m", "prompt": "a b c", "max_tokens": 3}
+    assert send(served, "POST", TEXT, body=body).status == 200
+    text = send(served, "GET", "/metrics").content.decode()
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("model_name") == "m:latest" or sample.labels == {"model": "m:latest"}
+    }
+    assert 0 <= found["vllm:kv_cache_usage_perc"] <= 1
+    assert found["vllm:num_preemptions_total"] == 0
+    assert found["vllm:num_requests_running"] == found["vllm:num_requests_waiting"] == 0
+    assert found["hearth_kv_blocks"] > found["hearth_kv_blocks_used"] >= 0

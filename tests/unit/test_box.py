@@ -1,5 +1,6 @@
 """Who the box is: one id for ever, names that fit where they are announced."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,29 @@ def test_a_long_name_is_cut_between_characters() -> None:
     assert box.instance_name.endswith("ü (12)")
 
 
+def test_a_name_of_several_sentences_is_one_label() -> None:
+    """python-zeroconf ends a label at each dot."""
+    assert Box("0" * 12, " Dr. Smith's  box. ").instance_name == "Dr Smith's box"
+
+
+def test_names_count_as_announced_until_they_change_or_the_machine_restarts(tmp_path: Path) -> None:
+    box = Box.open(tmp_path, "Kitchen")
+    assert not box.is_announced
+    box.as_announced().save(tmp_path)
+    again = Box.open(tmp_path, "Kitchen")
+    assert again.is_announced
+    assert not again.renumbered(2).is_announced
+    assert not Box.open(tmp_path, "Cellar").is_announced
+    assert not replace(again, boot="another").is_announced
+    assert not replace(again, boot="").as_announced().is_announced
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}", '{"id": "../x"}', '{"id": "0123456789ab", "number": 0}', '{"idd": 1}']
 )
 def test_a_damaged_identity_is_not_replaced(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(ConfigError, match="restore it"):
+    with pytest.raises(ConfigError, match="cannot use") as caught:
         Box.open(tmp_path)
+    assert "restore it" in caught.value.hint
     assert (tmp_path / FILE).read_text() == text

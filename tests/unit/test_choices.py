@@ -5,9 +5,12 @@ from contextlib import aclosing
 
 import pytest
 
+from appliance.access.caller import Caller, Ring
 from appliance.chat.events import Done, JobRequest, Started, Text
 from appliance.http.choices import run_choices
-from appliance.http.context import CHAT, FIELDS
+from appliance.http.context import CALLER, CHAT, FIELDS, METER, METRICS
+from appliance.http.meter import TokenMeter
+from appliance.metrics import Metrics
 from engine.errors import EngineError
 
 
@@ -37,8 +40,8 @@ class Chat:
 
 class Request(dict):
     def __init__(self, chat):
-        super().__init__({FIELDS: {}})
-        self.app = {CHAT: chat}
+        super().__init__({FIELDS: {}, CALLER: Caller("", Ring.HERE)})
+        self.app = {CHAT: chat, METRICS: Metrics(), METER: TokenMeter()}
 
 
 def jobs_for(chat):

@@ -43,6 +43,12 @@ def test_options_have_help_lines(path):
             assert not option.help.endswith("."), option.help
 
 
+@pytest.mark.parametrize("path", COMMANDS)
+def test_parameters_have_names_of_their_own(path):
+    names = [parameter.name for parameter in COMMANDS[path].params]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("line", ["Lists models", "list models", "List models.", "Listing models"])
 def test_the_grammar_refuses(line):
     assert not is_good(line)

@@ -172,6 +172,10 @@ def test_status_screen():
             }
         ],
         "memory": {"total": 8_000_000_000, "available": 3_500_000_000},
+        "conditions": [
+            {"severity": "error", "title": "too little power", "text": "the supply is weak"},
+            {"severity": "note", "title": "slow disk", "text": "models are on a card"},
+        ],
         "problems": ["disk is nearly full"],
     }
     now = datetime(2026, 8, 1, 12, tzinfo=UTC)
@@ -186,8 +190,11 @@ def test_status_screen():
         "MODEL       ENGINE    SIZE    CONTEXT    RUNNING    WAITING    UNTIL",
         "a:latest    llama     5 MB    4096       1 of 1     2          4 minutes from now",
         "",
+        "Conditions (`hearth doctor` tells the cures)",
+        "  error: too little power: the supply is weak",
+        "",
         "Problems",
         "  disk is nearly full",
     ]
-    idle = status_screen(body | {"models": [], "problems": []}, "http://h:1", now)
+    idle = status_screen(body | {"models": [], "problems": [], "conditions": []}, "http://h:1", now)
     assert idle.endswith("\nNo model is loaded.\n")

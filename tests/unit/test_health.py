@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from appliance.cli.doctor import screen
+from appliance.discovery.discovery import DiscoveryStatus, Word
 from appliance.hardware import Memory
 from appliance.health import (
     CHECKS,
@@ -61,6 +62,8 @@ CASES = {
     "repository_expired": repository(expires_s=NOW_S - 3 * DAY_S),
     "repository_silent": repository(issued_s=NOW_S - 40 * DAY_S),
     "repository_expires_soon": repository(expires_s=NOW_S + 3 * DAY_S),
+    "discovery_blocked": {"discovery": DiscoveryStatus(Word.BLOCKED, "port 5353 is taken")},
+    "discovery_no_network": {"discovery": DiscoveryStatus(Word.ON, "no network")},
     "database_absent": {"has_database": False},
 }
 NOTES = {"repository_expires_soon", "database_absent"}

@@ -1,10 +1,11 @@
-"""The guard's rules: Host, Origin, and who may change the box."""
+"""The guard's rules: Host, Origin, and where a caller is."""
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from appliance.access.caller import OriginKind, Ring
 from appliance.errors import BadRequestError, ForbiddenError
-from appliance.http.guard import Guard, OriginKind, require_administrator
+from appliance.http.guard import Guard
 
 GUARD = Guard.of("Box.example", ["models.site"], ["https://app.site"])
 LAN = ("192.168.1.20", 11434)
@@ -72,6 +73,18 @@ def test_any_address_stands_for_loopback_on_a_loopback_connection(host):
 def test_strange_hosts_are_refused(host):
     with pytest.raises(ForbiddenError, match="not one of this box's names"):
         admit(host=host)
+
+
+def test_announced_names_and_addresses_pass_as_long_as_they_are_announced():
+    announced = {"hearth-0aaaaa.local", "192.168.9.9", "fd00::1"}
+    guard = Guard.of("box", [], [], announced=lambda: frozenset(announced))
+    for host in ("hearth-0aaaaa.local", "HEARTH-0aaaaa.local:11434", "192.168.9.9", "[fd00::1]:1"):
+        assert guard.check_host([host], None)
+    announced.clear()
+    announced.add("hearth-0aaaaa-2.local")
+    with pytest.raises(ForbiddenError):
+        guard.check_host(["hearth-0aaaaa.local"], None)
+    assert guard.check_host(["hearth-0aaaaa-2.local"], None)
 
 
 def test_exactly_one_host_header_is_needed():
@@ -153,30 +166,30 @@ def test_a_cross_site_fetch_without_origin_is_refused():
         ("", "/run/hearth.sock"),
     ],
 )
-def test_callers_on_the_box_may_change_it(peer, local):
-    require_administrator(admit(peer=peer, local=local, host="localhost"))
+def test_callers_on_the_box_are_here(peer, local):
+    assert admit(peer=peer, local=local, host="localhost").ring is Ring.HERE
 
 
-def test_callers_of_the_network_may_not_change_the_box():
-    with pytest.raises(ForbiddenError, match=r"comes from 192\.168\.1\.7, not from the box"):
-        require_administrator(admit())
+@pytest.mark.parametrize(
+    ("peer", "ring"),
+    [
+        ("192.168.1.7", Ring.LAN),
+        ("10.9.8.7", Ring.LAN),
+        ("fe80::2%eth0", Ring.LAN),
+        ("fd12::7", Ring.LAN),
+        ("203.0.113.9", Ring.OUTSIDE),
+        ("2001:db8::7", Ring.OUTSIDE),
+    ],
+)
+def test_others_are_near_or_far_by_address(peer, ring):
+    assert admit(peer=(peer, 5)).ring is ring
 
 
 @pytest.mark.parametrize(
     "name",
     ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "Via", "CF-Connecting-IP", "X-Real-IP"],
 )
-def test_what_came_through_a_proxy_is_not_local(name):
-    caller = admit((name, "1"), peer=("127.0.0.1", 5), local=LOOPBACK, host="localhost")
-    assert not caller.is_local
-    with pytest.raises(ForbiddenError):
-        require_administrator(caller)
-
-
-def test_apps_may_not_change_the_box_even_on_it():
-    caller = admit(
-        ("Origin", "app://x"), peer=("127.0.0.1", 5), local=LOOPBACK, host="127.0.0.1:11434"
-    )
-    assert caller.is_local
-    with pytest.raises(ForbiddenError, match="may use models but not change them"):
-        require_administrator(caller)
+@pytest.mark.parametrize("peer", ["127.0.0.1", "192.168.1.7"])
+def test_what_came_through_a_proxy_is_outside(name, peer):
+    caller = admit((name, "1"), peer=(peer, 5), local=LOOPBACK, host="localhost")
+    assert caller.ring is Ring.OUTSIDE

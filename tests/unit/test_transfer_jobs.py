@@ -5,9 +5,12 @@ from contextlib import aclosing
 
 import pytest
 
-from appliance.errors import OverloadedError, RegistryError
-from appliance.transfer.jobs import SharedJobs
+from appliance.errors import JobCancelledError, OverloadedError, RegistryError
+from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress
+from tests.fakes.waiting import until
+
+TITLE = Title("pull", "some:model")
 
 
 class Work:
@@ -32,12 +35,12 @@ class Work:
 
 
 async def collect(jobs, work, key="key"):
-    return [line async for line in jobs.follow(key, work)]
+    return [line async for line in jobs.follow(key, work, TITLE)]
 
 
 async def reads(jobs, work, count, key="key"):
     """A follower that has read `count` lines and is still there."""
-    lines = jobs.follow(key, work)
+    lines = jobs.follow(key, work, TITLE)
     for _ in range(count):
         await anext(lines)
     return lines
@@ -116,3 +119,68 @@ async def test_closing_ends_all_and_takes_nothing_new():
             _ = [line async for line in lines]
     with pytest.raises(OverloadedError, match="stopping"):
         await collect(jobs, work)
+
+
+async def test_a_kept_job_goes_on_alone_and_is_reported_until_it_ends():
+    jobs, work = SharedJobs(), Work()
+    changes = []
+    jobs.on_change = lambda: changes.append(len(jobs.reports()))
+    follower = jobs.follow("key", work, TITLE, is_kept=True)
+    await anext(follower)
+    await follower.aclose()
+    await asyncio.sleep(0)
+    assert work.cancelled == 0
+    (report,) = jobs.reports()
+    assert (report.title, report.failure) == (TITLE, "")
+    assert [line.status for line in report.lines] == ["first", "blob"]
+    work.go_on.set()
+    await until(lambda: changes[-1] == 0)
+    assert jobs.reports() == []
+
+
+async def test_a_cancelled_job_ends_for_all_who_follow_it():
+    jobs, work = SharedJobs(), Work()
+    follower = jobs.follow("key", work, TITLE, is_kept=True)
+    await anext(follower)
+    assert not jobs.cancel("other:model")
+    assert jobs.cancel(TITLE.subject)
+    with pytest.raises(JobCancelledError):
+        async for _ in follower:
+            pass
+    assert work.cancelled == 1
+    assert not jobs.cancel(TITLE.subject)
+
+
+async def test_a_kept_job_that_failed_unseen_is_told_until_it_is_dismissed_or_tried_again():
+    async def fails(tell):
+        tell(Progress("first"))
+        await leave.wait()
+        raise RegistryError("the registry is gone")
+
+    jobs, leave = SharedJobs(), asyncio.Event()
+
+    async def fail_alone():
+        leave.clear()
+        follower = jobs.follow("key", fails, TITLE, is_kept=True)
+        await anext(follower)
+        assert not jobs.reports()[0].failure
+        await follower.aclose()
+        leave.set()
+        await until(lambda: jobs.reports() and jobs.reports()[0].failure)
+
+    await fail_alone()
+    assert [report.failure for report in jobs.reports()] == ["the registry is gone"]
+    await fail_alone()  # forgets the failure before
+    assert len(jobs.reports()) == 1
+    assert jobs.cancel(TITLE.subject)
+    assert jobs.reports() == []
+
+
+async def test_a_failure_that_a_follower_sees_is_not_told_twice():
+    async def fails(tell):
+        raise RegistryError("the registry is gone")
+
+    jobs = SharedJobs()
+    with pytest.raises(RegistryError):
+        _ = [line async for line in jobs.follow("key", fails, TITLE, is_kept=True)]
+    assert jobs.reports() == []

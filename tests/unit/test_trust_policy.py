@@ -6,7 +6,13 @@ import pytest
 
 from appliance.errors import ConfigError
 from appliance.library.names import ModelName
-from appliance.trust.errors import CURES, PolicyRefusedError, TrustCode, TrustError
+from appliance.trust.errors import (
+    CURES,
+    ConfirmationNeededError,
+    PolicyRefusedError,
+    TrustCode,
+    TrustError,
+)
 from appliance.trust.patterns import NamePattern, check_owners, owner_of
 from appliance.trust.policy import (
     DAY_S,
@@ -85,12 +91,13 @@ def test_an_owned_name_must_be_signed_in_every_mode(mode, way):
 def test_require_raises_unless_allowed_or_confirmed():
     policy = TrustPolicy(Mode.WARN)
     policy.decide(offer()).require(confirmed=True)
-    with pytest.raises(PolicyRefusedError) as caught:
+    with pytest.raises(ConfirmationNeededError) as caught:
         policy.decide(offer()).require(confirmed=False)
-    assert (caught.value.code, caught.value.rule) == ("policy", "unsigned")
+    assert (caught.value.code, caught.value.rule) == ("confirmation_needed", "unsigned")
     refused = policy.decide(offer(host="evil.example"))
-    with pytest.raises(PolicyRefusedError):
+    with pytest.raises(PolicyRefusedError) as caught:
         refused.require(confirmed=True)
+    assert caught.value.code == "policy"
 
 
 def test_a_refusal_in_signed_mode_gives_the_exact_adopt_command():
