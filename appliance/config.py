@@ -73,6 +73,13 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _positive(text: str) -> float:
+    seconds = _seconds(text)
+    if not 0.1 <= seconds <= 86_400:
+        raise ValueError("a number of seconds from 0.1 to 86400")
+    return seconds
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.strip() not in allowed:
@@ -248,6 +255,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
     Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
     Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
+    Setting("max_connections", "1000", _whole(16, 100_000),
+            "connections at once, over TLS a quarter as many more"),
+    Setting("max_connections_per_address", "250", _whole(1, 100_000),
+            "of them from one address other than this machine"),
+    Setting("head_timeout_s", "20", _positive, "longest time for a request's head to arrive"),
+    Setting("idle_timeout_s", "120", _positive, "how long a connection may wait between requests"),
+    Setting("tls", "off", _choice("on", "off"), "serve HTTPS too, with a certificate of this box"),
+    Setting("tls_port", "11435", _whole(0, 65535), "port of HTTPS, on the address of host"),
     Setting("max_body_mib", "64", _whole(1, 4096), "largest request body, uploads of blobs apart"),
     Setting("max_blob_gib", "128", _whole(1, 4096), "largest blob that may be uploaded"),
     Setting("max_depth", "64", _whole(8, 500), "deepest nesting of a JSON body"),
@@ -288,6 +303,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
 
+# Variables of the command, which no setting of the service has.
+_OTHERS = {"HEARTH_CONFIG", "HEARTH_KEY", "HEARTH_CA", "HEARTH_FINGERPRINT"}
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -322,6 +339,12 @@ class Settings:
     load_timeout_s: float
     drain_timeout_s: float
     write_timeout_s: float
+    max_connections: int
+    max_connections_per_address: int
+    head_timeout_s: float
+    idle_timeout_s: float
+    tls: str
+    tls_port: int
     max_body_mib: int
     max_blob_gib: int
     max_depth: int
@@ -396,7 +419,7 @@ def load_settings(
             raise ConfigError(f"unknown setting {name!r}", hint="see `hearth config`")
         texts[name] = (text, f"flag --{name.replace('_', '-')}")
     values = {name: _parse(_BY_NAME[name], *texts[name]) for name in texts}
-    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG", "HEARTH_KEY"}
+    known = {s.env for s in SETTINGS} | _OTHERS
     strangers = sorted(k for k in environ if k.startswith("HEARTH_") and k not in known)
     return Settings(
         **values,

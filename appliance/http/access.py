@@ -36,6 +36,8 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/readyz"): None,
     ("GET", "/api/version"): None,
     ("GET", "/hearth/v1/me"): None,
+    ("GET", "/hearth/v1/tls"): None,  # a device that cannot verify us yet must get it somewhere
+    ("GET", "/hearth/v1/ca.crt"): None,
     ("POST", "/hearth/v1/claim"): None,  # the code is what it needs
     # infer, list, look
     ("GET", "/api/status"): _CHAT,
@@ -98,6 +100,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/hearth/v1/keys"): _ADMIN,
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
+    ("POST", "/hearth/v1/tls/renew"): _ADMIN,
     ("GET", "/hearth/v1/support"): _ADMIN,
     ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,
@@ -173,6 +176,12 @@ def may_see(caller: Caller, name: ModelName) -> bool:
     """Whether `name` exists for this caller."""
     models = caller.key.models if caller.key else None
     return models is None or name in _names(models)
+
+
+def may_learn_why(caller: Caller) -> bool:
+    """Whether a caller is told, in the words of engines and sources, why something failed: these
+    may name paths and prompts of the box."""
+    return Scope.MANAGE in caller.scopes
 
 
 @lru_cache(maxsize=256)

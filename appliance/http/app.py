@@ -38,6 +38,7 @@ from appliance.http import (
     registry,
     scrub,
     support,
+    tls,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -46,6 +47,7 @@ from appliance.http import (
     channels as channel_routes,
 )
 from appliance.http.access import admit
+from appliance.http.body import BODIES, BODIES_AT_ONCE, Bodies
 from appliance.http.context import (
     ACCESS,
     BUNDLES,
@@ -68,11 +70,13 @@ from appliance.http.context import (
     REPOSITORIES,
     SETTINGS,
     STATE,
+    TLS,
     TRANSFERS,
     USAGE,
     ServiceState,
 )
 from appliance.http.guard import Guard
+from appliance.http.https import Tls
 from appliance.http.limits import limit
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
@@ -113,6 +117,7 @@ class Parts:
     device: Device
     incidents: Incidents
     recent: Recent
+    tls: Tls
     state: ServiceState
 
 
@@ -130,8 +135,8 @@ def build_app(parts: Parts) -> web.Application:
     app[REPOSITORIES] = parts.repositories
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
-    app[IMPORTER] = Importer(library, parts.repositories, bundles)
-    app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
+    app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)
+    app[EXPORTER] = Exporter(library, parts.repositories, bundles, parts.channels, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[DISCOVERY] = parts.discovery
@@ -140,9 +145,11 @@ def build_app(parts: Parts) -> web.Application:
     app[INCIDENTS] = parts.incidents
     app[RECENT] = parts.recent
     app[STATE] = parts.state
+    app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
     app[ACCESS] = parts.access
     app[LIMITS] = Limits(_rules(settings))
     app[USAGE] = parts.usage
+    app[TLS] = parts.tls
     app[METER] = TokenMeter()
     app[LIVE] = open_live(app)
     app[GUARD] = Guard.of(
@@ -189,6 +196,9 @@ def _own_routes() -> list[web.RouteDef]:
         web.post("/hearth/v1/keys", keys.create_key),
         web.delete("/hearth/v1/keys/{id}", keys.revoke_key),
         web.get("/hearth/v1/audit", keys.audit),
+        web.get("/hearth/v1/tls", tls.show),
+        web.get("/hearth/v1/ca.crt", tls.ca_crt),
+        web.post("/hearth/v1/tls/renew", tls.renew),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),

@@ -27,6 +27,7 @@ from appliance.config import Settings
 from appliance.device.device import Device
 from appliance.discovery.discovery import Discovery
 from appliance.http.guard import Guard
+from appliance.http.https import Tls
 from appliance.http.live_room import Live
 from appliance.http.meter import TokenMeter
 from appliance.incidents import Incidents
@@ -80,6 +81,7 @@ IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
 DISCOVERY = web.AppKey("DISCOVERY", Discovery)
+TLS = web.AppKey("TLS", Tls)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 METER = web.AppKey("METER", TokenMeter)

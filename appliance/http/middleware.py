@@ -22,8 +22,9 @@ from appliance.http.context import (
     STATE,
 )
 from appliance.http.counting import note_failure, note_request
-from appliance.http.errors import Dialect, Problem, problem_of
+from appliance.http.errors import Dialect, ExpectationError, Problem, problem_of
 from appliance.http.logline import write_failure, write_line
+from appliance.http.malformed import require_plain_request
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -86,6 +87,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError
+    require_plain_request(request)
     info = transport.get_extra_info
     caller = request.app[GUARD].admit(request.headers, info("peername"), info("sockname"))
     request[CALLER] = caller
@@ -116,7 +118,7 @@ async def welcome(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Behind all that may refuse: let a client send the body that it holds back."""
     expected = request.headers.get("Expect", "").lower()
     if expected not in {"", "100-continue"}:
-        raise web.HTTPExpectationFailed(text=f"Unknown Expect: {expected[:60]!r}")
+        raise ExpectationError(f"Expect: {expected[:40]!r} cannot be met; 100-continue can")
     if expected and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # as aiohttp does: the answer itself has not begun

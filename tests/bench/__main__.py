@@ -24,6 +24,8 @@ import bench_paged_online
 import bench_paged_throughput
 import bench_service
 import bench_single_stream
+import bench_switch
+import bench_tls
 import harness
 
 
@@ -46,6 +48,8 @@ def main() -> None:
         bench_paged_online,
         bench_paged_throughput,
         bench_single_stream,
+        bench_switch,
+        bench_tls,
     ):
         benchmark.main(argv)
 

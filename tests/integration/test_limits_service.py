@@ -198,6 +198,7 @@ def test_guests_share_a_budget_by_address(limited):
 def test_of_200_streams_of_one_client_another_waits_for_one(limited):
     """The echo engine has eight slots; half of the queue is the most that one client fills."""
     service = limited(max_queue=64)
+    chat(service)  # until the model is loaded there is one slot
     greedy, modest = key(service), key(service)
     endless = {"model": "echo", "prompt": "[[forever]] [[slow 2]]", "raw": True}
     streams = [open_request(service, "/api/generate", endless, headers=greedy) for _ in range(200)]
