@@ -6,9 +6,37 @@ events. The non-streaming answer is a fold over the same events. Knows nothing o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from appliance.access.shares import BOX_SHARE, Share
 from engine.api import Constraint, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # JSON schema of its arguments
+    source: Mapping[str, Any] = field(default_factory=dict)  # as templates want it: OpenAI's form
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model makes or made."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""  # ties the tool's result to the call
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model may or must call; `name` is the one tool of the kind "named"."""
+
+    kind: Literal["auto", "none", "required", "named"] = "auto"
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +45,11 @@ class Message:
 
     role: str
     content: str
+    thinking: str = ""  # what an assistant thought before this content
+    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
+    tool_name: str = ""  # of a tool's result
+    tool_call_id: str = ""  # the call that a tool's result answers
+    images: tuple[bytes, ...] = ()  # encoded files, in the order of their places in the content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +61,8 @@ class Completion:
     system: str | None = None  # replaces the model's system prompt
     template: str | None = None  # replaces the model's template
     context: tuple[int, ...] = ()  # token ids of an earlier exchange, put in front
+    suffix: str = ""  # what follows the text that is wanted (infill)
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +75,23 @@ class JobRequest:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # the dialect's; the model's win
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     constraint: Constraint | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    think: bool | str | None = None  # a level is "low", "medium" or "high"; None: as the model does
+    thinking_budget: int | None = None  # most tokens of thinking; None: no limit of its own
     keep_alive: float | None = None  # seconds, inf: for ever, None: the service's setting
     truncate: bool = True
     shift: bool = True
     logprobs: int | None = None  # None: none; n: the token's own and the n best
     render_only: bool = False  # answer with the rendered prompt instead of running it
-    caller: str = ""  # whose turn it is in the fair queue
+    share: Share = BOX_SHARE  # whose turn it is, and who pays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """The first event: the model is loaded, the prompt is processed, output follows."""
 
-    queue_position: int  # its turn when it came, callers taking turns; 0: there was a free slot
+    queue_position: int  # its turn when it came, clients taking turns; 0: there was a free slot
     queue_ns: int
     load_ns: int
     slots: int  # requests that the model can serve at once
@@ -65,6 +104,39 @@ class Text:
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     tokens: int = 0  # that it brings, those of earlier steps that showed nothing included
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """The model calls a tool; pieces of the arguments follow. Calls are numbered from 0."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A piece of the JSON text of a call's arguments."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDone:
+    """A call is complete; who does not stream arguments needs this event alone."""
+
+    index: int
+    call: ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +163,10 @@ class Done:
     output_tokens: int = 0
     decode_ns: int = 0
     context: tuple[int, ...] = ()  # prompt and output tokens of a Completion that was not raw
+    tool_calls: int = 0  # how many the model made
 
 
-Event = Started | Text | Rendered | Done
+Event = Started | Text | Thinking | CallStarted | CallArguments | CallDone | Rendered | Done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +180,7 @@ class EmbedRequest:
     truncate: bool = True
     dimensions: int | None = None  # cut to this many and normalise again
     normalize: bool = True  # to length 1; an all-zero vector stays zero
-    caller: str = ""
+    share: Share = BOX_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,8 +226,11 @@ def test_a_phone_with_a_global_address_of_our_prefix_is_near(start):
     six = start("six", listen="[::]")
     me = six.ask("GET", "/hearth/v1/me", source=PEER_6, to=BOX_6)[1]
     assert (me["ring"], me["scopes"]) == ("lan", ["chat"])
+    over_four = six.ask("GET", "/hearth/v1/me")[1]  # over the same socket of both families
+    assert (over_four["ring"], over_four["scopes"]) == ("lan", ["chat"])
+    assert six.ask("GET", "/hearth/v1/me", source=STRANGER_4)[1]["ring"] == "outside"
     shown = six.ask("GET", "/hearth/v1/pair", source="::1", to="::1", namespace=BOX)[1]
-    assert shown["urls"] == [f"http://[{BOX_6}]:{six.port}"]
+    assert shown["urls"] == [f"http://{host}:{six.port}" for host in (BOX_4, f"[{BOX_6}]")]
 
 
 def test_where_keys_are_wanted_a_guest_gets_a_sentence(start, tiny_gguf):
