@@ -1,11 +1,12 @@
 # Thin names over tools/; each works as the first command on a fresh clone.
 
-.PHONY: help run test test-system check bench clean
+.PHONY: help run test test-system test-browser check bench clean
 
 help:
 	@echo "make run     serve the built-in model and ask it a question"
 	@echo "make test    run all tests"
 	@echo "make test-system  as root: power cuts on a disk of its own, and long kill tests"
+	@echo "make test-browser  what Chromium sees"
 	@echo "make check   lint, types, import rules"
 	@echo "make bench   measure speed against llama.cpp's own tools, Transformers and vLLM"
 
@@ -20,6 +21,10 @@ test:
 test-system:
 	@tools/setup dev
 	@.venv/bin/python -m pytest tests/system $(ARGS)
+
+test-browser:
+	@tools/setup dev
+	@.venv/bin/python -m pytest tests/browser $(ARGS)
 
 check:
 	@tools/setup dev

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _positive(text: str) -> float:
+    seconds = _seconds(text)
+    if not 0.1 <= seconds <= 86_400:
+        raise ValueError("a number of seconds from 0.1 to 86400")
+    return seconds
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.strip() not in allowed:
@@ -130,6 +138,20 @@ def _hosts(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
             raise ValueError("host names without port, separated by commas")
     return hosts
+
+
+_SHORTEST_PREFIX = {4: 8, 6: 32}
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    allowed = "addresses or prefixes like 192.168.1.2 or 10.1.0.0/16, separated by commas"
+    try:
+        networks = tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"{allowed}; {error}") from error
+    if wide := [net for net in networks if net.prefixlen < _SHORTEST_PREFIX[net.version]]:
+        raise ValueError(f"{allowed}; {wide[0]} would believe whole parts of the internet")
+    return networks
 
 
 def _name(text: str) -> str:
@@ -210,6 +232,17 @@ SETTINGS: tuple[Setting, ...] = (
             " tunnel or modem"),
     Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
     Setting("allowed_origins", "", _origins, "web origins that may call the API"),
+    Setting("trusted_proxies", "", _networks,
+            "addresses or prefixes of proxies whose X-Forwarded-For or Forwarded is believed; what"
+            " any other proxy passes on needs a key"),
+    Setting("guest_rate_per_minute", "60", _whole(0, 10**6),
+            "requests per minute of a guest without a key; 0: no limit, also below"),
+    Setting("guest_concurrency", "4", _whole(0, 10**6), "requests of a guest at once"),
+    Setting("guest_context", "8192", _whole(0, 2**24), "largest num_ctx that a guest may ask for"),
+    Setting("guest_tokens_per_day", "1000000", _whole(0, 10**12),
+            "tokens that may be computed for a guest in a day, prompts and answers"),
+    Setting("user_rate_per_minute", "60", _whole(0, 10**6),
+            "requests per minute of each user whom a client with a key names"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
     Setting("context_length", "4096", _whole(4, 2**24), "context where no request or model says"),
     Setting("threads", "0", _whole(0, 1024), "threads per model; 0: chosen for the board"),
@@ -222,6 +255,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
     Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
     Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
+    Setting("max_connections", "1000", _whole(16, 100_000),
+            "connections at once, over TLS a quarter as many more"),
+    Setting("max_connections_per_address", "250", _whole(1, 100_000),
+            "of them from one address other than this machine"),
+    Setting("head_timeout_s", "20", _positive, "longest time for a request's head to arrive"),
+    Setting("idle_timeout_s", "120", _positive, "how long a connection may wait between requests"),
+    Setting("tls", "off", _choice("on", "off"), "serve HTTPS too, with a certificate of this box"),
+    Setting("tls_port", "11435", _whole(0, 65535), "port of HTTPS, on the address of host"),
     Setting("max_body_mib", "64", _whole(1, 4096), "largest request body, uploads of blobs apart"),
     Setting("max_blob_gib", "128", _whole(1, 4096), "largest blob that may be uploaded"),
     Setting("max_depth", "64", _whole(8, 500), "deepest nesting of a JSON body"),
@@ -262,6 +303,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
 
+# Variables of the command, which no setting of the service has.
+_OTHERS = {"HEARTH_CONFIG", "HEARTH_KEY", "HEARTH_CA", "HEARTH_FINGERPRINT"}
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -280,6 +323,12 @@ class Settings:
     discovery_interfaces: tuple[str, ...]  # patterns of interface names
     allowed_hosts: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    guest_rate_per_minute: int
+    guest_concurrency: int
+    guest_context: int  # tokens
+    guest_tokens_per_day: int
+    user_rate_per_minute: int
     keep_alive: float  # seconds; inf: for ever
     context_length: int  # tokens
     threads: int
@@ -290,6 +339,12 @@ class Settings:
     load_timeout_s: float
     drain_timeout_s: float
     write_timeout_s: float
+    max_connections: int
+    max_connections_per_address: int
+    head_timeout_s: float
+    idle_timeout_s: float
+    tls: str
+    tls_port: int
     max_body_mib: int
     max_blob_gib: int
     max_depth: int
@@ -364,7 +419,7 @@ def load_settings(
             raise ConfigError(f"unknown setting {name!r}", hint="see `hearth config`")
         texts[name] = (text, f"flag --{name.replace('_', '-')}")
     values = {name: _parse(_BY_NAME[name], *texts[name]) for name in texts}
-    known = {s.env for s in SETTINGS} | {"HEARTH_CONFIG", "HEARTH_KEY"}
+    known = {s.env for s in SETTINGS} | _OTHERS
     strangers = sorted(k for k in environ if k.startswith("HEARTH_") and k not in known)
     return Settings(
         **values,

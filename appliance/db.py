@@ -49,6 +49,15 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE INDEX audit_kind ON audit (is_refused, number)",
         ),
     ),
+    (
+        "usage",
+        (
+            """CREATE TABLE usage (
+                who TEXT NOT NULL, day INTEGER NOT NULL, requests INTEGER NOT NULL,
+                tokens INTEGER NOT NULL, seen_at REAL NOT NULL, PRIMARY KEY (who, day)
+            ) STRICT""",
+        ),
+    ),
 )
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

@@ -13,6 +13,7 @@
       UnauthorizedError         a key is needed, or the one that came is wrong
       ForbiddenError            the caller may not do this from where it is, or with its key
       RateLimitedError          too many tries or requests of one caller; try again later
+        BudgetSpentError        the caller has used up its tokens for today
       ConflictError             it is done already, or something else is in its place
       LibraryError              the store is damaged or cannot be written
         DiskFullError           no space left
@@ -120,6 +121,12 @@ class RateLimitedError(ApplianceError):
     def __init__(self, message: str, *, retry_after_s: int = 1, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class BudgetSpentError(RateLimitedError):
+    """The tokens that this caller may use in a day are used up."""
+
+    code = "budget_spent"
 
 
 class ConflictError(ApplianceError):

@@ -8,16 +8,19 @@ import asyncio
 import errno
 import logging
 import signal
-import socket
-from contextlib import AsyncExitStack
+import sys
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from aiohttp import web
 
 from appliance import logs
 from appliance.access.access import Access
+from appliance.access.usage import Usage
 from appliance.box import Box
+from appliance.bundles.bundles import FOLDER as BUNDLES_FOLDER
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
 from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
@@ -30,8 +33,10 @@ from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
 from appliance.http.context import LIVE, ServiceState, version
+from appliance.http.door import Door, Limits
+from appliance.http.https import Tls, here
 from appliance.incidents import Incidents
-from appliance.library.blobs import sweep_temps
+from appliance.library.blobs import sweep_temps, sweep_temps_below
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
 from appliance.library.manifest import Digest
@@ -47,12 +52,16 @@ from appliance.trust.repositories import Repositories
 log = logging.getLogger("hearth")
 
 MAPS_FOLDER = "maps"
+# How long a thread in Python, such as one that parses a model's header, keeps the event loop from
+# going on after each of its system calls; Python's own is 5 ms (tests/bench/bench_switch.py)
+SWITCH_INTERVAL_S = 0.0005
 CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are gone
 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
     recent = logs.configure(settings.log_format, settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_serve(settings, recent))
 
 
@@ -70,17 +79,24 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
-    access = Access(settings, Database(settings.state))
+    database = Database(settings.state)
+    network = Network()
+    access = Access(settings, database, network)
+    usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
-    await asyncio.to_thread(_open_library, settings, library, bundles)
+    await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
     await access.open()
-    transfers.repairs.add_finder(ReleaseFinder(bundles, transfers))
-    network = Network()
+    await usage.load()
+    transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
-    discovery = Discovery(settings, box, network, lambda: _facts(access))
+    discovery = Discovery(settings, box, network, lambda: _facts(access, tls))
+    tls = Tls(settings, box, here(network, lambda: discovery.box.host_name))
+    network.on_change.append(tls.look_now)
+    with suppress(OSError):  # the task that follows changes says it
+        await network.read()  # before the first caller: who is near?
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
@@ -104,40 +120,46 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             bundles=bundles,
             channels=channels,
             access=access,
+            usage=usage,
             discovery=discovery,
             metrics=metrics,
             device=device,
             incidents=incidents,
             recent=recent,
+            tls=tls,
             state=state,
         )
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(access.close)  # last: notes of the last requests are kept
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=CLOSE_TIMEOUT_S,
-            auto_decompress=False,  # body.py: compressed bodies are refused
-        )
+        stack.push_async_callback(usage.close)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
         await runner.setup()
+        assert runner.server is not None  # there since setup
+        limits = Limits.of(settings)
+        door = Door(runner.server, limits)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(transfers.close)
         stack.push_async_callback(bundles.close)
         stack.push_async_callback(channels.close)
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
-        address, bound = await _listen(runner, settings)
-        state.port = bound[0][1]
+        stack.callback(door.close)
+        stack.callback(tls.close)
+        address, bound = await _listen(door, settings)
+        await tls.open(runner.server, limits)
         stack.push_async_callback(discovery.close)
+        state.port = bound[0][1]
         state.ready = True
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
+            visiting = background.create_task(door.run_forever())
+            securing = background.create_task(tls.run_forever())
             expiry = background.create_task(models.expire_forever())
             caring = background.create_task(care.run_forever())
             polling = background.create_task(channels.poll_forever())
             telling = background.create_task(app[LIVE].run_forever())
             admitting = background.create_task(access.run_forever())
+            counting = background.create_task(usage.run_forever())
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
             watching = background.create_task(pressure.run_forever())
@@ -157,14 +179,22 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             await _drain(state, settings.drain_timeout_s)
             expiry.cancel()
             admitting.cancel()
+            counting.cancel()
+            visiting.cancel()
+            securing.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 
 
-def _facts(access: Access) -> Facts:
+def _facts(access: Access, tls: Tls) -> Facts:
     """What strangers on the network are told of the box."""
-    state = "owned" if access.is_claimed else "new"
-    return Facts(version(), auth="open" if access.lan == "open" else "keys", state=state)
+    return Facts(
+        version(),
+        auth="open" if access.lan == "open" else "keys",
+        state="owned" if access.is_claimed else "new",
+        tls_port=tls.port if tls.fingerprint() else None,
+        fingerprint=tls.fingerprint(),
+    )
 
 
 def _check_from_thread(loop: asyncio.AbstractEventLoop, care: Care, digest: Digest) -> None:
@@ -175,7 +205,9 @@ def _count_from_thread(loop: asyncio.AbstractEventLoop, metrics: Metrics, _: Dig
     loop.call_soon_threadsafe(metrics.verification_failures.add, 1, "stored")
 
 
-def _open_library(settings: Settings, library: Library, bundles: Bundles) -> None:
+def _open_library(
+    settings: Settings, library: Library, repositories: Repositories, bundles: Bundles
+) -> None:
     """Have the model folder agree with the signed releases, swept and pruned; what is wrong with
     it is said, not fatal."""
     try:
@@ -184,6 +216,9 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         library.prune()
         sweep_partials(library.blobs)
         sweep_temps(settings.state)
+        for folder in (BUNDLES_FOLDER, CHANNELS_FOLDER, MAPS_FOLDER):
+            sweep_temps_below(settings.state / folder)
+        repositories.sweep()
     except OSError as error:
         raise ConfigError(
             f"cannot use the state folder {settings.state}: {error.strerror}",
@@ -194,15 +229,12 @@ def _open_library(settings: Settings, library: Library, bundles: Bundles) -> Non
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, list[tuple[str, int]]]:
+async def _listen(door: Door, settings: Settings) -> tuple[str, list[tuple[str, int]]]:
     """Open the port. Returns the address as a URL, with the real port if 0 was asked for, and all
     that is listened on: `[::]` is both families, as for Ollama."""
     host, port = settings.address
     try:
-        if host == "::":
-            await web.SockSite(runner, _both_families(port)).start()
-        else:
-            await web.TCPSite(runner, host, port).start()
+        bound = await door.listen(host, port)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise ConfigError(
@@ -211,18 +243,11 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, list[
             if taken
             else "choose an address of this machine with --host",
         ) from error
-    bound = [(str(address[0]), int(address[1])) for address in runner.addresses]
     bound_host, bound_port = bound[0]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
     if host == "::":
         bound.append(("0.0.0.0", bound_port))  # noqa: S104 - what the socket is bound to
     return f"http://{shown}:{bound_port}", bound
-
-
-def _both_families(port: int) -> socket.socket:
-    return socket.create_server(
-        ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
-    )
 
 
 async def _drain(state: ServiceState, timeout_s: float) -> None:

@@ -22,6 +22,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile
 
 from appliance.errors import ApplianceError
 from appliance.library.blobs import atomic_write
+from appliance.transfer.opener import Opener
 from appliance.trust.errors import TrustCode, TrustError
 from appliance.trust.fetch import Source, from_url
 from appliance.trust.metadata import SignedTarget
@@ -94,7 +95,8 @@ def _is(target: TargetFile, data: bytes) -> bool:
 async def _run(options: argparse.Namespace) -> None:
     client = Client(options.metadata_dir)
     async with aiohttp.ClientSession() as session:
-        source = from_url(_slashed(options.metadata_url), session, asyncio.get_running_loop())
+        url, loop = _slashed(options.metadata_url), asyncio.get_running_loop()
+        source = from_url(url, Opener(session), loop)
         if options.command == "refresh":
             await asyncio.to_thread(client.refresh, source)
         else:

@@ -1,7 +1,8 @@
 """Who sends a request: from where, through which page or app, with which key, and what it may do.
 
 Plain values without IO. `http/guard.py` and `http/access.py` make a `Caller` of each request; all
-rooms above read it: queues go by `share`, limits by `key` and `share`, handlers by `scopes`.
+rooms above read it: limits and shares of queues go by `key`, `user` and `address`, handlers by
+`scopes`.
 """
 
 from dataclasses import dataclass
@@ -70,12 +71,6 @@ class Caller:
     def is_local(self) -> bool:
         """Whether it is on this very machine and came through no proxy."""
         return self.ring is Ring.HERE
-
-    @property
-    def share(self) -> str:
-        """Who gets one fair share: a key's user, or a guest by address (IPv6: by /64)."""
-        owner = f"key:{self.key.id}" if self.key else site_of(self.address)
-        return f"{owner}#{self.user}" if self.user else owner
 
 
 def site_of(address: str) -> str:

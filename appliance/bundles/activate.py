@@ -90,7 +90,14 @@ def fail(state: BundleState, failure: Failure) -> BundleState:
     )
 
 
-def roll_back(state: BundleState, now_s: int, reason: str = _LEFT) -> BundleState:
+def go_back(state: BundleState, now_s: int) -> BundleState:
+    """A person goes back to the previous release. A pin goes along: it says that only people
+    choose the version, and a person just did."""
+    after = roll_back(state, now_s, _LEFT)
+    return replace(after, pinned=after.active.version) if state.pinned and after.active else after
+
+
+def roll_back(state: BundleState, now_s: int, reason: str) -> BundleState:
     """The previous release becomes active; the one that is left is not installed again by itself.
 
     Raises ActivationError when there is none.
@@ -196,9 +203,14 @@ class Activator:
         if self._manifest(name) != data:
             self.library.write_manifest(name, data)
 
+    def missing(self, release: Kept) -> list[str]:
+        """The digests of those of its parts that are not here."""
+        has = self.library.blobs.has
+        return [text for text in release.blobs if not has(Digest.parse(text))]
+
     def _require_whole(self, name: ModelName, release: Kept) -> None:
         """Before the state says that it serves: a scrub may have set a damaged part aside."""
-        missing = [text for text in release.blobs if not self.library.blobs.has(Digest.parse(text))]
+        missing = self.missing(release)
         if missing:
             raise ActivationError(
                 f"release {release.version} of {name.short} is not whole any more:"

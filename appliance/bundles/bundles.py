@@ -10,37 +10,32 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from appliance.bundles.activate import Activator, pin, resume, roll_back
+from appliance.bundles.activate import Activator, go_back, pin, resume
 from appliance.bundles.facts import read_facts
-from appliance.bundles.install import Installer, Wish, what_to_remove
-from appliance.bundles.resolve import Documents, Origin, Word, ask, target_of
-from appliance.bundles.revoke import revocation, take_back, taken_back
+from appliance.bundles.install import Installer, what_to_remove
+from appliance.bundles.listings import Listings
+from appliance.bundles.parts import Wish
+from appliance.bundles.release import Release
+from appliance.bundles.resolve import Origin
 from appliance.bundles.spare import drop_spare
 from appliance.bundles.state import BundleState, States, empty_state
+from appliance.bundles.switches import Switches
 from appliance.chat.job import ChatService
 from appliance.config import Settings
-from appliance.errors import ActivationError, ApplianceError, DiskFullError, LibraryError
+from appliance.errors import ApplianceError, DiskFullError, LibraryError
 from appliance.library.library import Library
-from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
 from appliance.models.manager import Models
-from appliance.threads import to_end
-from appliance.transfer.content import Content
 from appliance.transfer.jobs import SharedJobs, Title
 from appliance.transfer.progress import Progress, Tell
 from appliance.transfer.transfers import GIB, Transfers
-from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
 from appliance.trust.gate import Signed
 from appliance.trust.policy import require_fresh
 from appliance.trust.repositories import Repositories, Repository
-
-if TYPE_CHECKING:
-    from appliance.trust.fetch import Source
 
 __all__ = ["Bundles", "Origin"]
 
@@ -63,8 +58,7 @@ class Bundles:
     ) -> None:
         self._settings = settings
         self._library = library
-        self._transfers = transfers
-        self._repositories = repositories
+        self._listings = Listings(library, repositories, transfers)
         self._states = States(settings.state / FOLDER)
         self.jobs = SharedJobs()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
@@ -79,13 +73,14 @@ class Bundles:
             max_blob_bytes=settings.max_blob_gib * GIB,
             fetch_timeout_s=settings.transfer_timeout_s,
         )
+        self._switches = Switches(self._activator, self._installer.leave, settings.revoked)
         library.add_roots(self._states.roots)
 
     # -- reading; these block ---------------------------------------------------------------
 
     def owner(self, name: ModelName) -> Repository | None:
         """The repository that must have signed `name`; None: the name is nobody's."""
-        return self._repositories.owner(name)
+        return self._listings.repositories.owner(name)
 
     def states(self) -> list[BundleState]:
         """Of all signed models that can be read, in order of names."""
@@ -102,13 +97,20 @@ class Bundles:
         return self._states.get(name)
 
     async def document(self, repository: Repository, target: str, max_bytes: int) -> bytes:
-        """A signed document that is no release, as the repository lists it now. Raises TrustError,
-        RegistryError."""
-        listed = (await self._look_up(repository, None, [target])).targets[target]
-        if listed is None or listed.is_revoked:
-            raise TrustError.of(TrustCode.NOT_LISTED, f"{repository.name} lists no {target}")
-        documents = Documents(self._library, self._contents(repository, None), target)
-        return await documents.get(Digest(listed.sha256), min(listed.length, max_bytes))
+        """A signed document that is no release; see `Listings`."""
+        return await self._listings.document(repository, target, max_bytes)
+
+    def fitting(self) -> Callable[[ModelName, Release], str]:
+        """What tells, in a thread, which variant of a release would be taken under a name; empty
+        if none fits. Make it on the event loop."""
+        loaded = self._installer.loaded_bytes()
+
+        def choose(name: ModelName, release: Release) -> str:
+            state = self._states.find(name) or empty_state(name, "")
+            chosen = self._installer.fitting(release, state, loaded).variant
+            return chosen.name if chosen else ""
+
+        return choose
 
     def vouch(self, name: ModelName) -> Signed | None:
         """What was signed for `name`, as the gate asks; raises LibraryError for a damaged state."""
@@ -163,26 +165,26 @@ class Bundles:
         """Ask the repository whether the active release was taken back, and act as the setting
         `revoked` says. Raises NotFoundError, TrustError."""
         state = await asyncio.to_thread(self.state, name)
-        repository = await asyncio.to_thread(self._require_owner, name)
-        word = await self._ask(repository, origin, name, state)
-        return await self._judge(name, state, word)
+        repository = await asyncio.to_thread(self._listings.require_owner, name)
+        word = await self._listings.ask(repository, origin, name, state)
+        return await self._switches.judge(name, state, word)
 
     async def rollback(self, name: ModelName) -> BundleState:
-        """Return to the previous release, at once and without a network.
+        """Return to the previous release, at once and without a network; a pin moves along.
 
         Raises NotFoundError, and ActivationError if none is kept.
         """
-        return await self._switch(name, lambda state: roll_back(state, int(time.time())))
+        return await self._switches.to(name, lambda state: go_back(state, int(time.time())))
 
     async def pin(self, name: ModelName, version: str) -> BundleState:
         """From now on only `version` may be active. It becomes so at once if it is kept here, else
         by the next install. Raises NotFoundError, ModelNameError."""
         replaced = ModelName.parse(f"x:{version}")
-        return await self._switch(name, lambda state: pin(state, replaced.tag))
+        return await self._switches.to(name, lambda state: pin(state, replaced.tag))
 
     async def unpin(self, name: ModelName) -> BundleState:
         """Follow the name again, from the next install on."""
-        return await self._switch(name, lambda state: replace(state, pinned=""))
+        return await self._switches.to(name, lambda state: replace(state, pinned=""))
 
     def delete(self, name: ModelName) -> bool:
         """Remove a model, signed or not, also with a damaged state, and the blobs that only it
@@ -238,19 +240,20 @@ class Bundles:
         tell: Tell,
     ) -> None:
         tell(Progress("pulling manifest"))
-        repository = await asyncio.to_thread(self._require_owner, name)
+        repository = await asyncio.to_thread(self._listings.require_owner, name)
         state = await asyncio.to_thread(self._begin, name, repository, retry)
         wanted = replace(state, pinned=version) if version else state
-        word = await self._ask(repository, origin, name, wanted)
-        state = replace(await self._judge(name, state, word), repository=repository.name)
-        wish = self._wish(name, wanted, word, self._contents(repository, origin), variant, retry)
+        word = await self._listings.ask(repository, origin, name, wanted)
+        state = replace(await self._switches.judge(name, state, word), repository=repository.name)
+        contents = self._listings.contents(repository, origin)
+        wish = self._listings.wish(name, wanted, word, contents, variant, retry)
         if await asyncio.to_thread(self._is_active, wish, state):
             tell(Progress(f"release {state.active.version if state.active else ''} is active"))
             tell(Progress("success"))
             return
         signed = await self._installer.release(wish)
         release, _ = signed
-        target = await self._version_target(repository, origin, wish, release.version)
+        target = await self._listings.version_target(repository, origin, wish, release.version)
         assert word.trusted is not None  # the target was listed
         require_fresh(
             repository.name,
@@ -274,16 +277,6 @@ class Bundles:
         )
         tell(Progress("success"))
 
-    def _require_owner(self, name: ModelName) -> Repository:
-        repository = self.owner(name)
-        if repository is None:
-            raise PolicyRefusedError(
-                f"no enrolled repository signs {name.short}",
-                rule="unowned",
-                hint="enrol the publisher's repository with `hearth trust add`",
-            )
-        return repository
-
     def _begin(self, name: ModelName, repository: Repository, retry: bool) -> BundleState:
         """What is known of the name; a damaged state is replaced if somebody insists."""
         try:
@@ -301,85 +294,12 @@ class Bundles:
         anew = empty_state(name, state.repository)
         self._states.change(name, lambda now: replace(now or anew, repository=state.repository))
 
-    async def _ask(
-        self,
-        repository: Repository,
-        origin: Origin | None,
-        name: ModelName,
-        state: BundleState,
-    ) -> Word:
-        """What is listed under the name, and of the releases that are here."""
-        kept = [kept.target for kept in (state.active, state.previous) if kept and kept.target]
-        return await self._look_up(repository, origin, [target_of(name, state.pinned), *kept])
-
-    async def _look_up(
-        self, repository: Repository, origin: Origin | None, targets: list[str]
-    ) -> Word:
-        store = await asyncio.to_thread(self._repositories.store, repository.name)
-        source = origin.metadata if origin else await self._network_source(repository)
-        return await asyncio.to_thread(ask, store, source, targets)
-
-    async def _network_source(self, repository: Repository) -> "Source":
-        if not repository.metadata_url:
-            raise TrustError.of(
-                TrustCode.UNREACHABLE,
-                f"the repository {repository.name} has no address; it comes by removable media",
-                hint="import a stick with `hearth import`",
-            )
-        session, loop = self._transfers.session, asyncio.get_running_loop()
-
-        def make() -> "Source":
-            from appliance.trust.fetch import from_url  # imports python-tuf, so in a thread
-
-            return from_url(repository.metadata_url, session, loop)
-
-        return await asyncio.to_thread(make)
-
-    def _contents(self, repository: Repository, origin: Origin | None) -> tuple[Content, ...]:
-        return origin.contents if origin else self._transfers.contents(repository.addresses)
-
-    def _wish(
-        self,
-        name: ModelName,
-        state: BundleState,
-        word: Word,
-        contents: tuple[Content, ...],
-        variant: str,
-        retry: bool,
-    ) -> Wish:
-        """The release that is listed; raises TrustError if there is none that may be installed."""
-        target = target_of(name, state.pinned)
-        listed = word.targets[target]
-        if listed is None:
-            raise TrustError.of(
-                TrustCode.NOT_LISTED, f"{state.repository} lists no release as {target}"
-            )
-        if listed.is_revoked:
-            raise taken_back(target)
-        return Wish(name, Digest(listed.sha256), listed.length, contents, variant, retry)
-
-    async def _version_target(
-        self, repository: Repository, origin: Origin | None, wish: Wish, version: str
-    ) -> str:
-        """The target that lists the release for good, where the name was only a pointer to it;
-        empty if there is none. Raises PolicyRefusedError if it was taken back there."""
-        target = target_of(wish.name, version)
-        listed = (await self._look_up(repository, origin, [target])).targets[target]
-        if listed is None or listed.sha256 != wish.index.hex:
-            return ""
-        if listed.is_revoked:
-            raise taken_back(target)
-        return target
-
     def _is_active(self, wish: Wish, state: BundleState) -> bool:
         """Whether there is nothing to do. Parts that a scrub set aside are something to do."""
         active = state.active
         if active is None or active.index != str(wish.index):
             return False
-        if wish.variant not in {"", active.variant}:
-            return False
-        blobs = self._library.blobs
-        if not all(blobs.has(Digest.parse(text)) for text in active.blobs):
+        if wish.variant not in {"", active.variant} or self._activator.missing(active):
             return False
         self._activator.derive(wish.name, state)
         return True
@@ -391,35 +311,3 @@ class Bundles:
         except DiskFullError as error:
             hint = await asyncio.to_thread(what_to_remove, self._library, wish.name)
             raise DiskFullError(str(error), hint=hint or error.hint) from error
-
-    # -- other changes ----------------------------------------------------------------------
-
-    async def _switch(
-        self, name: ModelName, rule: Callable[[BundleState], BundleState]
-    ) -> BundleState:
-        """Apply a rule, and let go of weights that are not active any more."""
-        before, after = await to_end(self._activator.change, name, rule)
-        if before.active != after.active:
-            log.info(
-                "switched model=%s from=%s to=%s",
-                *(name.short, _version(before), _version(after)),
-            )
-            await self._installer.leave(name, before, after)
-        return after
-
-    async def _judge(self, name: ModelName, state: BundleState, word: Word) -> BundleState:
-        """Act on a release that was taken back; returns the state afterwards."""
-        why = revocation(state.active, word) if state.active is not None else ""
-        if state.is_stopped or not (why or state.revoked):
-            return state
-        if why and why != state.revoked:
-            log.warning("release taken back model=%s: %s", name.short, why)
-        rule = partial(take_back, why=why, word=word)
-        try:
-            return await self._switch(name, partial(rule, action=self._settings.revoked))
-        except ActivationError:  # there is nothing whole to go back to
-            return await self._switch(name, partial(rule, action="warn"))
-
-
-def _version(state: BundleState) -> str:
-    return state.active.version if state.active else "none"

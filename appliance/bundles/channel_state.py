@@ -34,13 +34,14 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Followed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One channel. `document` is the newest that was believed, `digest` its bytes'."""
+    """One channel. `document` is the newest that was believed, `digest` that of its bytes."""
 
     repository: str
     channel: str
     is_paused: bool = False
     document: ChannelDocument | None = None
     digest: str = ""
+    data: bytes = b""  # of the document as it was signed, for media
     outcomes: dict[str, Outcome] = {}
     checked_s: int = 0  # when the repository was last heard
     due_s: float = 0.0  # when it is to be asked again
@@ -69,7 +70,9 @@ def take(followed: Followed, document: ChannelDocument, data: bytes, now_s: floa
             f"the channel {followed.key} offers generation {document.generation} {what}",
             hint="its publisher has to sign a document of a higher generation",
         )
-    return replace(followed, document=document, digest=digest, checked_s=int(now_s), problem="")
+    return replace(
+        followed, document=document, digest=digest, data=data, checked_s=int(now_s), problem=""
+    )
 
 
 def rest(

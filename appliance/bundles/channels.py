@@ -1,19 +1,19 @@
 """Channels that this box follows: asked from time to time, and their releases brought here.
 
-A turn of a channel is: hear what it says, then install each bundle in the version that it names,
-as `<namespace>/<model>:latest`, with the smoke tests and the way back of every install. Outside the
-window, and while the channel holds, nothing is begun; what is in the middle when the window closes
-is stopped, and its bytes are kept for the next one. Releases that were taken back are heard of at
-any hour. Costs nothing while nothing is followed.
+A turn of a channel is: hear what it says, then bring each bundle in the version that it names
+(channel_turn.py). Outside the window, and while the channel holds, nothing is begun; what is in the
+middle when the window closes is stopped, and its bytes are kept for the next one. Releases that
+were taken back are heard of at any hour. A channel also comes by medium, when a person imports one.
+Costs nothing while nothing is followed.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace as replace_line
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -23,28 +23,24 @@ from appliance.bundles.channel_document import (
     MAX_DOCUMENT_BYTES,
     ChannelDocument,
     Window,
-    name_of,
 )
 from appliance.bundles.channel_state import (
     ChannelFiles,
     Followed,
-    Outcome,
     key_of,
     rest,
     split_key,
     take,
     wait_of,
 )
-from appliance.bundles.state import BundleState
+from appliance.bundles.channel_turn import Turn
+from appliance.bundles.resolve import Origin
 from appliance.config import Settings
-from appliance.errors import ActivationError, ApplianceError, NotFoundError
-from appliance.library.names import ModelName
+from appliance.errors import ApplianceError, LibraryError, NotFoundError
 from appliance.threads import to_end
 from appliance.transfer.jobs import SharedJobs, Title
-from appliance.transfer.pace import limited
 from appliance.transfer.progress import Progress, Tell
 from appliance.trust.repositories import Repositories
-from engine.errors import EngineError
 
 log = logging.getLogger("hearth.channels")
 
@@ -78,6 +74,10 @@ class Channels:
     async def list(self) -> tuple["list[Followed]", "list[str]"]:
         """What is followed, and what is damaged."""
         return await asyncio.to_thread(self._files.all)
+
+    def followed(self) -> Sequence[Followed]:
+        """Those that can be read, in order of names. Blocking."""
+        return self._files.all()[0]
 
     async def follow(self, text: str) -> Followed:
         """Follow `REPOSITORY/CHANNEL`, or an address of it, from now on; not twice.
@@ -134,11 +134,44 @@ class Channels:
                 yield line
         self._changed.set()
 
+    async def take(
+        self, key: str, data: bytes, origin: Origin, *, retry: bool = False
+    ) -> AsyncGenerator[Progress, None]:
+        """Do what a document from a medium says, that its repository has signed for this channel;
+        one that was not followed is from now on.
+
+        A person stands there: neither the window nor a pause keeps it from being done, only `hold`
+        does. Raises TrustError for what a followed channel may not say, RegistryUnreachableError
+        when the medium is gone, and after all bundles had their turn the first error of one.
+        """
+        repository, channel = split_key(key)
+
+        async def work(tell: Tell) -> None:
+            async with self._lock(key):
+                try:
+                    followed = await asyncio.to_thread(self._files.get, key)
+                except NotFoundError:
+                    followed = Followed(repository, channel)
+                document = await asyncio.to_thread(ChannelDocument.parse, data)
+                followed = take(followed, document, data, self._now())
+                turn = Turn(
+                    self._bundles, followed, document, tell, lambda: None, origin, retry=retry
+                )
+                await to_end(self._files.put, await self._bring_all(turn))
+            if turn.errors:
+                raise turn.errors[0]
+
+        job = f"{key} {origin.contents} {retry}"
+        async with aclosing(self._jobs.follow(job, work, Title("import", key))) as lines:
+            async for line in lines:
+                yield line
+        self._changed.set()
+
     async def poll_forever(self) -> None:
         """Take each channel's turn when it is due; sleeps until then, or until one is changed."""
         while True:
             self._changed.clear()
-            channels, _ = await self.list()
+            channels = await asyncio.to_thread(self._polled)
             waits = {each.key: wait_of(each, self._now(), self._poll_s) for each in channels}
             due = [key for key, wait_s in waits.items() if wait_s == 0]
             for key in due:
@@ -158,6 +191,14 @@ class Channels:
 
     # -- one turn ---------------------------------------------------------------------------
 
+    def _polled(self) -> Sequence[Followed]:
+        """Those of repositories that have an address; the others come by media."""
+        addresses: dict[str, str] = {}
+        with contextlib.suppress(LibraryError):  # a damaged repository: then the turn tells
+            addresses = {each.name: each.metadata_url for each in self._repositories.all()}
+        channels, _ = self._files.all()
+        return [each for each in channels if addresses.get(each.repository, "-")]
+
     async def _poll(self, key: str) -> None:
         try:
             async with aclosing(self.check(key)) as lines:
@@ -176,19 +217,29 @@ class Channels:
         document = followed.document
         window = Window.parse(self._own_window or (document.window if document else ""))
         if problem is None and document is not None:
-            await to_end(self._files.put, followed)
-            tell(Progress(f"{key} is at generation {document.generation}"))
-            outcomes = {}
-            for bundle, version in sorted(document.bundles.items()):
-                outcome = await self._bring(followed, bundle, version, window, tell, at_once)
-                outcomes[bundle] = outcome
-                tell(Progress(f"{bundle} {version}: {outcome.state} {outcome.reason}".rstrip()))
-            followed = replace(followed, outcomes=outcomes)
+
+            def closes_in_s() -> float | None:
+                return None if at_once else window.closes_in(self._local()).total_seconds()
+
+            turn = Turn(self._bundles, followed, document, tell, closes_in_s)
+            followed = await self._bring_all(turn)
         opens_in_s = window.opens_in(self._local()).total_seconds()
         followed = rest(followed, self._now(), self._poll_s, opens_in_s, self._chance())
         await to_end(self._files.put, followed)
         if problem is not None:
             raise problem
+
+    async def _bring_all(self, turn: Turn) -> Followed:
+        """The channel with what became of each bundle. What it says is noted before it is done."""
+        await to_end(self._files.put, turn.followed)
+        key = turn.followed.key
+        turn.tell(Progress(f"{key} is at generation {turn.document.generation}"))
+        outcomes = {}
+        for bundle, version in sorted(turn.document.bundles.items()):
+            outcome = await turn.bring(bundle, version)
+            outcomes[bundle] = outcome
+            turn.tell(Progress(f"{bundle} {version}: {outcome.state} {outcome.reason}".rstrip()))
+        return replace(turn.followed, outcomes=outcomes)
 
     async def _heard(self, followed: Followed) -> Followed:
         """The channel with what its repository says now; raises TrustError, RegistryError."""
@@ -196,78 +247,6 @@ class Channels:
         data = await self._bundles.document(repository, followed.target, MAX_DOCUMENT_BYTES)
         document = await asyncio.to_thread(ChannelDocument.parse, data)
         return take(followed, document, data, self._now())
-
-    async def _bring(
-        self,
-        followed: Followed,
-        bundle: str,
-        version: str,
-        window: Window,
-        tell: Tell,
-        at_once: bool,
-    ) -> Outcome:
-        """Have one bundle in the version that the channel names, if it may be now."""
-        name, document = name_of(bundle), followed.document
-        assert document is not None
-        try:
-            state = await asyncio.to_thread(self._state, name)
-            if obstacle := await asyncio.to_thread(self._obstacle, followed, name, version, state):
-                return Outcome(version, "failed", obstacle)
-            left_s = None if at_once else window.closes_in(self._local()).total_seconds()
-            if left_s == 0 or document.hold:
-                return await self._look(name, version, state, is_held=document.hold)
-            with limited(document.down_kbps):
-                async with asyncio.timeout(left_s):
-                    await self._install(name, bundle, version, tell)
-        except TimeoutError:
-            return Outcome(version, "waiting", "the window closed; what came is kept")
-        except ActivationError as error:
-            return Outcome(version, "failed", str(error))
-        except (ApplianceError, EngineError) as error:
-            return Outcome(version, "waiting", str(error))
-        return await self._reached(name, version)
-
-    async def _install(self, name: ModelName, bundle: str, version: str, tell: Tell) -> None:
-        async with aclosing(self._bundles.install(name, version=version)) as lines:
-            async for line in lines:
-                tell(replace_line(line, status=f"{bundle} {version}: {line.status}"))
-
-    async def _look(
-        self, name: ModelName, version: str, state: BundleState | None, *, is_held: bool
-    ) -> Outcome:
-        """Install nothing, but hear whether what serves was taken back."""
-        if state is not None:
-            await self._bundles.check(name)
-        outcome = await self._reached(name, version)
-        if outcome.state == "active":
-            return outcome
-        return Outcome(version, "waiting", "the channel holds" if is_held else "for its window")
-
-    async def _reached(self, name: ModelName, version: str) -> Outcome:
-        """What the box has; another install of the name may have run at the same time."""
-        state = await asyncio.to_thread(self._state, name)
-        active = state.active if state else None
-        if active is not None and active.version == version:
-            return Outcome(version, "active")
-        return Outcome(version, "waiting", f"{active.version if active else 'nothing'} is active")
-
-    def _obstacle(
-        self, followed: Followed, name: ModelName, version: str, state: BundleState | None
-    ) -> str:
-        """Why the channel has no say in this, or empty."""
-        owner = self._bundles.owner(name)
-        if owner is None or owner.name != followed.repository:
-            signer = owner.name if owner else "nobody"
-            return f"{name.short} belongs to {signer}, not to {followed.repository}"
-        if state is not None and state.pinned not in {"", version}:
-            return f"an administrator pinned it to {state.pinned}"
-        return ""
-
-    def _state(self, name: ModelName) -> BundleState | None:
-        try:
-            return self._bundles.state(name)
-        except NotFoundError:
-            return None
 
     def _key(self, text: str) -> str:
         enrolled = self._repositories.all()

@@ -4,15 +4,17 @@ A signed model takes along what proves it: the repository's metadata as this box
 roots that it has seen. An unsigned one goes as a plain OCI layout, only when it was asked for so,
 and no box will import it. Synchronous; leaving early leaves nothing that looks whole.
 
-order   blobs → metadata, the timestamp last → the name in index.json
+order   blobs → what followed channels say → metadata, the timestamp last → the name in index.json
 """
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundles.bundles import Bundles
+from appliance.bundles.channels import Channels
+from appliance.bundles.desired import put_desired
 from appliance.bundles.layout import TIMESTAMP, Layout, file_chunks
 from appliance.bundles.medium import layout_for_export, ref_of
 from appliance.bundles.release import EMPTY, MAX_INDEX_BYTES
@@ -57,11 +59,17 @@ class Exporter:
     """Writes models of one library to media."""
 
     def __init__(
-        self, library: Library, repositories: Repositories, bundles: Bundles, own_folder: Path
+        self,
+        library: Library,
+        repositories: Repositories,
+        bundles: Bundles,
+        channels: Channels,
+        own_folder: Path,
     ) -> None:
         self._library = library
         self._repositories = repositories
         self._bundles = bundles
+        self._channels = channels
         self._own_folder = own_folder
 
     def export(
@@ -79,6 +87,9 @@ class Exporter:
         digests = {digest for shipment in shipments for digest in shipment.blobs}
         with self._library.hold(digests):
             yield from _copy_all(layout, self._library.blobs, sorted(digests, key=str))
+        for key, document in self._documents(signers):
+            yield Progress(f"writing what the channel {key} says")
+            put_desired(layout, key, document)
         for repository, data in files.items():
             yield Progress(f"writing what {repository} has signed")
             layout.put_metadata(repository, data)
@@ -129,6 +140,16 @@ class Exporter:
             )
         manifest = self._library.read_manifest(stored.name)
         return Shipment((ref_of(name),), manifest, tuple(stored.manifest.digests))
+
+    def _documents(self, repositories: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """What followed channels of these repositories say, as their metadata lists it now."""
+        for followed in self._channels.followed():
+            if followed.repository not in repositories or not followed.data:
+                continue
+            listed = self._repositories.store(followed.repository).read([followed.target]).targets
+            signed = listed.get(followed.target)
+            if signed is not None and f"sha256:{signed.sha256}" == followed.digest:
+                yield followed.key, followed.data
 
     # -- what proves it ---------------------------------------------------------------------
 

@@ -1,20 +1,27 @@
 """What of a medium this box wants, and whether it may have it. Nothing is fetched yet.
 
-whole    everything wanted lies on the medium in full length: a half-copied one changes nothing
+whole    everything wanted lies on the medium in full length, as the medium calls it and as it is
+         signed: a half-copied one changes nothing
 trusted  each repository's metadata is taken from it, all or nothing, never backwards
 
 Blocking.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+from appliance.bundles.channel_document import ChannelDocument, name_of
+from appliance.bundles.channel_state import split_key
+from appliance.bundles.desired import channels_on, read_desired, target_of_channel
 from appliance.bundles.layout import Entry, Layout
 from appliance.bundles.medium import ref_of, require_whole
+from appliance.bundles.release import Release
 from appliance.bundles.resolve import target_of
 from appliance.errors import ModelNameError, RegistryNotFoundError
 from appliance.library.blobs import BlobStore
+from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
 from appliance.trust.errors import PolicyRefusedError, TrustCode, TrustError
 from appliance.trust.policy import Offer, TrustPolicy, Way, effective_mode
@@ -22,15 +29,34 @@ from appliance.trust.repositories import Repositories
 
 if TYPE_CHECKING:
     from appliance.trust.fetch import Source
+    from appliance.trust.metadata import SignedTarget
+    from appliance.trust.store import Trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What a plan has to know of the box that wants something."""
+
+    repositories: Repositories
+    store: BlobStore
+    installed: Sequence[ModelName]
+    followed: Sequence[str]  # channels
+    fitting: Callable[[ModelName, Release], str]  # see Bundles.fitting
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The models to install from a medium, by repository, and what people should know of it."""
+    """The models to install from a medium, by repository, and what people should know of it.
+
+    `heads` are the releases' indexes as the medium calls them, by name; `channels` those to look
+    for and later what the medium says of them.
+    """
 
     layout: Layout
     wanted: dict[str, list[ModelName]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    heads: dict[str, Digest] = field(default_factory=dict)
+    channels: dict[str, bytes] = field(default_factory=dict)
 
     def pairs(self) -> Iterator[tuple[ModelName, str]]:
         """Each model with its repository."""
@@ -39,7 +65,7 @@ class Plan:
 
     def require_any(self) -> None:
         """Raise PolicyRefusedError, or RegistryNotFoundError, if there is nothing to install."""
-        if any(self.wanted.values()):
+        if self.channels or any(self.wanted.values()):
             return
         if not self.remarks:
             raise RegistryNotFoundError(f"{self.layout.root} has no models")
@@ -51,16 +77,13 @@ class Plan:
 
 
 def make_plan(
-    layout: Layout,
-    repositories: Repositories,
-    store: BlobStore,
-    names: Sequence[ModelName],
-    installed: Iterable[ModelName],
+    layout: Layout, box: Receiver, names: Sequence[ModelName], follow: Sequence[str]
 ) -> Plan:
-    """What to install: the models `names`, or else all that repositories of this box own.
+    """What to install: the models `names`, or else all that repositories of this box own, and the
+    channels that it follows. `follow` are channels that it shall follow from now on.
 
-    Those go under the name that the medium says, and under each other name of `installed` that
-    means the same to the repository. Raises PolicyRefusedError, RegistryError, TrustError.
+    Models go under the name that the medium says, and under each other name of the box that means
+    the same to the repository. Raises PolicyRefusedError, NotFoundError, RegistryError, TrustError.
     """
     plan = Plan(layout)
     entries = {entry.ref: entry for entry in layout.entries()}
@@ -68,32 +91,52 @@ def make_plan(
         entry = entries.get(ref_of(name))
         if entry is None:
             raise _not_there(name, entries)
-        _add(plan, name, _signer(layout, repositories, name, entry))
+        _add(plan, name, _signer(layout, box.repositories, name, entry))
     if not names:
-        here = list(installed)
         for entry in entries.values():
-            _add_all(plan, repositories, entry, here)
+            _add_all(plan, box.repositories, entry, box.installed)
+    _add_channels(plan, box, () if names else box.followed, follow)
     plan.require_any()
     for wanted in plan.wanted.values():
-        for ref in sorted({ref_of(name) for name in wanted}):
-            require_whole(layout, store, ref, entries[ref].digest)
+        for name in wanted:
+            digest = plan.heads[ref_of(name)] = entries[ref_of(name)].digest
+            require_whole(layout, box.store, ref_of(name), digest, partial(box.fitting, name))
     return plan
 
 
-def trust_medium(plan: Plan, repositories: Repositories, *, all_must_be_listed: bool) -> Plan:
+def trust_medium(
+    plan: Plan, box: Receiver, *, all_must_be_listed: bool, follow: Sequence[str] = ()
+) -> Plan:
     """Refresh what the repositories have signed from the medium; the plan without what they do not
-    list any more. Raises TrustError; then that repository is trusted as before."""
-    trusted = Plan(plan.layout, remarks=list(plan.remarks))
+    list any more, and without what a channel decides. Raises TrustError, RegistryError; then that
+    repository is trusted as before."""
+    trusted = Plan(plan.layout, remarks=list(plan.remarks), heads=plan.heads)
     for repository, names in plan.wanted.items():
         targets = [target_of(name) for name in names]
         must, may = (targets, []) if all_must_be_listed else ([], targets)
+        keys = [key for key in plan.channels if split_key(key)[0] == repository]
+        must += [target_of_channel(key) for key in keys if key in follow]
+        may += [target_of_channel(key) for key in keys if key not in follow]
+
+        def accept(found: "Trusted", names: Sequence[ModelName], keys: Sequence[str]) -> None:
+            """What was signed counts only when it is here: what index.json says may be older."""
+            for name in names:
+                _require_signed(plan, box, name, found.targets.get(target_of(name)))
+            for key in keys:
+                target = found.targets.get(target_of_channel(key))
+                _take_channel(trusted, key, target, is_asked_for=key in follow)
+
         source = metadata_source(plan.layout, repository)
-        listed = repositories.store(repository).refresh(source, must, may).targets
+        store = box.repositories.store(repository)
+        check = partial(accept, names=names, keys=keys)
+        listed = store.refresh(source, must, may, check).targets
         for name in names:
             if target_of(name) in listed:
                 _add(trusted, name, repository)
             else:
                 trusted.remarks.append(f"skipped {ref_of(name)}: {repository} does not list it")
+    if not all_must_be_listed:
+        _leave_to_channels(trusted, box.installed)
     trusted.require_any()
     return trusted
 
@@ -103,6 +146,71 @@ def metadata_source(layout: Layout, repository: str) -> "Source":
     from appliance.trust.fetch import from_folder  # imports python-tuf, so only when needed
 
     return from_folder(layout.root, *layout.metadata_path(repository).split("/"))
+
+
+def _require_signed(
+    plan: Plan, box: Receiver, name: ModelName, signed: "SignedTarget | None"
+) -> None:
+    if signed is None or (digest := Digest(signed.sha256)) == plan.heads[ref_of(name)]:
+        return
+    require_whole(plan.layout, box.store, ref_of(name), digest, partial(box.fitting, name))
+
+
+def _add_channels(
+    plan: Plan, box: Receiver, followed: Sequence[str], follow: Sequence[str]
+) -> None:
+    """The channels to look for; those that are asked for must have a repository there."""
+    there = plan.layout.repositories()
+    for key in dict.fromkeys((*follow, *followed)):
+        repository, _ = split_key(key)
+        if key in follow:
+            box.repositories.get(repository)
+        if repository in there:
+            plan.channels[key] = b""
+            plan.wanted.setdefault(repository, [])
+        elif key in follow:
+            raise TrustError.of(
+                TrustCode.INCOMPLETE, f"nothing that {repository} has signed is on the medium"
+            )
+    for key in channels_on(plan.layout):
+        if key not in plan.channels:
+            plan.remarks.append(f"skipped the channel {key}: this box does not follow it")
+
+
+def _take_channel(
+    plan: Plan, key: str, signed: "SignedTarget | None", *, is_asked_for: bool
+) -> None:
+    data = None
+    if signed is not None and not signed.is_revoked:
+        data = read_desired(plan.layout, key, Digest(signed.sha256))
+    if data is not None:
+        plan.channels[key] = data
+    elif is_asked_for:
+        raise TrustError.of(
+            TrustCode.INCOMPLETE, f"what the channel {key} says now is not on the medium"
+        )
+    else:
+        plan.remarks.append(f"skipped the channel {key}: what it says now is not on the medium")
+
+
+def _leave_to_channels(plan: Plan, installed: Sequence[ModelName]) -> None:
+    """A bundle that a channel speaks of comes in the version that the channel names, and in others
+    only under the names of versions that the box has already."""
+    for key, data in plan.channels.items():
+        try:
+            bundles = ChannelDocument.parse(data).bundles
+        except TrustError:
+            continue  # who takes it tells so
+        ours = {name_of(bundle).path.parent for bundle in bundles}
+        for repository, names in plan.wanted.items():
+            kept = [
+                name
+                for name in names
+                if name.path.parent not in ours or (name.tag != "latest" and name in installed)
+            ]
+            if len(kept) < len(names):
+                plan.wanted[repository] = kept
+                plan.remarks.append(f"the channel {key} decides on {', '.join(sorted(bundles))}")
 
 
 def _add(plan: Plan, name: ModelName, repository: str) -> None:

@@ -10,7 +10,7 @@ active     the state file says so, then the manifest does; `failed` leaves what 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ from appliance.bundles.activate import (
     stage,
     stop_smoke,
 )
-from appliance.bundles.release import SMOKE_TYPE, Extras, Release, Variant
+from appliance.bundles.parts import Parts, Wish
+from appliance.bundles.release import Release, Variant
 from appliance.bundles.resolve import Documents, first_of, require_hearth
 from appliance.bundles.smoke import (
     BUILT_IN,
@@ -63,74 +64,12 @@ from appliance.transfer.content import Content
 from appliance.transfer.download import Report
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.progress import Progress, Tell
-from appliance.transfer.pull import sizes_of
 
 log = logging.getLogger("hearth.bundles")
 
-_CANDIDATES = 3  # models that an error about a full disk offers to remove
 BUSY_WAIT_S = 60.0  # for room beside models that answer somebody now
 BUSY_PAUSE_S = 1.0
 _CANDIDATES = 3  # models that an error about a full disk offers to remove
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """All that belongs to one variant of a release. `extras` is None where there are none."""
-
-    index: bytes
-    release: Release
-    variant: Variant
-    manifest_data: bytes
-    manifest: Manifest
-    extras_data: bytes
-    extras: Extras | None
-
-    @property
-    def sizes(self) -> dict[Digest, int]:
-        """What has to be fetched: layers, config, then the extras."""
-        sizes = sizes_of(self.manifest)
-        for layer in self.extras.layers if self.extras else ():
-            sizes.setdefault(layer.digest, layer.size)
-        return sizes
-
-    @property
-    def documents(self) -> tuple[bytes, ...]:
-        """What is here already and only has to be kept; the index last."""
-        return tuple(data for data in (self.manifest_data, self.extras_data, self.index) if data)
-
-    @property
-    def digests(self) -> frozenset[Digest]:
-        return frozenset(self.sizes) | {Digest.of(data) for data in self.documents}
-
-    def kept(self, reasons: Iterable[str], target: str) -> Kept:
-        smoke = self.extras.of_type(SMOKE_TYPE) if self.extras else None
-        return Kept(
-            version=self.release.version,
-            index=str(Digest.of(self.index)),
-            manifest=str(self.variant.digest),
-            blobs=tuple(sorted(map(str, self.digests))),
-            variant=self.variant.name,
-            reasons=tuple(reasons),
-            target=target,
-            smoke=str(smoke.digest) if smoke else None,
-            staged_s=int(time.time()),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be installed: an index that was signed, under a name of this box."""
-
-    name: ModelName
-    index: Digest
-    length: int
-    contents: tuple[Content, ...]
-    variant: str = ""  # the only one that may be taken
-    retry: bool = False  # also if it failed before
-
-    @property
-    def repository(self) -> str:
-        return f"{self.name.namespace}/{self.name.model}".lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +94,24 @@ class Installer:
     async def choose(self, wish: Wish, release: Release, state: BundleState) -> VariantChoice:
         """Which variant; raises MemoryFitError with the reason of each if none fits, and
         ActivationError if that one is bad."""
-        loaded = sum(m.size_bytes - m.size_vram_bytes for m in self.models.loaded())
-        facts = await asyncio.to_thread(lambda: self.read_facts(loaded, self._own_bytes(state)))
-        choice = choose_variant(release, facts, wish.variant)
+        loaded = self.loaded_bytes()
+        choice = await asyncio.to_thread(self.fitting, release, state, loaded, wish.variant)
         variant = choice.require()
         bad = state.why_bad(wish.index, variant.name)
         if bad is not None and not wish.retry:
             raise refused(wish.name, bad)
         return choice
+
+    def loaded_bytes(self) -> int:
+        """Of models in memory that can make room; on the event loop."""
+        return sum(m.size_bytes - m.size_vram_bytes for m in self.models.loaded())
+
+    def fitting(
+        self, release: Release, state: BundleState, loaded_bytes: int, pinned: str = ""
+    ) -> VariantChoice:
+        """Which variant this box would take now, or that none fits. Blocking."""
+        facts = self.read_facts(loaded_bytes, self._own_bytes(state))
+        return choose_variant(release, facts, pinned)
 
     async def stage(
         self,

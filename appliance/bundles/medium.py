@@ -6,7 +6,7 @@ it is entered but by the layout's own confined steps. What is read here is belie
 only spares the trust store, and the user, a medium that cannot be used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from appliance.bundles.layout import Layout
@@ -80,15 +80,21 @@ def _real(path: Path) -> Path:
     return real
 
 
-def require_whole(layout: Layout, store: BlobStore, ref: str, index: Digest) -> None:
+Wanted = Callable[[Release], str]  # the name of the variant that this box takes; empty: none fits
+
+
+def require_whole(
+    layout: Layout, store: BlobStore, ref: str, index: Digest, wanted: Wanted
+) -> None:
     """Raise TrustError (incomplete) unless the release can be installed from the medium.
 
-    That is: its extras and at least one variant are there in full length, or in `store` already,
-    and no variant whose manifest is there lacks a part. Raises RegistryError for wrong bytes.
+    That is: its extras and the variant that is `wanted` are there in full length, or in `store`
+    already, and no variant whose manifest is there lacks a part. Raises RegistryError for wrong
+    bytes.
     """
     parts = _Parts(layout, store)
     try:
-        parts.add_release(index)
+        release = parts.add_release(index)
     except RegistryNotFoundError as error:
         raise _incomplete(ref, str(error)) from error
     except LibraryError as error:
@@ -98,6 +104,9 @@ def require_whole(layout: Layout, store: BlobStore, ref: str, index: Digest) -> 
         raise _incomplete(ref, f"missing or cut are {first}")
     if not parts.variants:
         raise _incomplete(ref, "none of its variants is there")
+    if (name := wanted(release)) and name not in parts.variants:
+        there = ", ".join(parts.variants)
+        raise _incomplete(ref, f"this box takes the variant {name}, and only {there} is there")
 
 
 class _Parts:
@@ -105,11 +114,11 @@ class _Parts:
 
     def __init__(self, layout: Layout, store: BlobStore) -> None:
         self.missing: list[Layer] = []
-        self.variants = 0
+        self.variants: list[str] = []
         self._layout = layout
         self._store = store
 
-    def add_release(self, index: Digest) -> None:
+    def add_release(self, index: Digest) -> Release:
         release = Release.parse(self._read(index, MAX_INDEX_BYTES))
         if release.extras is not None:
             extras = Extras.parse(self._read(release.extras.digest, MAX_INDEX_BYTES))
@@ -118,7 +127,8 @@ class _Parts:
             if self._has(variant.digest, variant.size):
                 manifest = Manifest.parse(self._read(variant.digest, MAX_MANIFEST_BYTES))
                 self._add((manifest.config, *manifest.layers))
-                self.variants += 1
+                self.variants.append(variant.name)
+        return release
 
     def _add(self, layers: Iterable[Layer]) -> None:
         self.missing += [part for part in layers if not self._has(part.digest, part.size)]

@@ -1,10 +1,21 @@
-"""Who may have good bytes of a damaged part of a signed release: its repository's own addresses."""
+"""Who may have good bytes of a damaged part of a signed release: its repository's own addresses.
+
+The hashes of a blob's chunks are noted when it comes in. Where that note is gone, or was never made
+because the bytes were here before the release, those that the publisher signed along take its
+place, so that the repair still costs chunks and not the blob.
+"""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from appliance.bundles.bundles import Bundles
-from appliance.errors import ApplianceError
+from appliance.bundles.release import CHUNKS_TYPE, MAX_INDEX_BYTES, Extras, Release
+from appliance.bundles.state import Kept
+from appliance.errors import ApplianceError, LibraryError, NotFoundError
+from appliance.library.chunks import ChunkMap
+from appliance.library.library import Library
+from appliance.library.manifest import Digest
 from appliance.library.names import ModelName
 from appliance.library.scrub import Damage
 from appliance.transfer.repair import ContentRepairer, Repairer
@@ -15,7 +26,8 @@ class ReleaseFinder:
     """A finder for `Repairs.add_finder`. The repository of a name gave its blobs, so it is asked
     without anybody's wish."""
 
-    def __init__(self, bundles: Bundles, transfers: Transfers) -> None:
+    def __init__(self, library: Library, bundles: Bundles, transfers: Transfers) -> None:
+        self._store = library.blobs
         self._bundles = bundles
         self._transfers = transfers
 
@@ -33,6 +45,8 @@ class ReleaseFinder:
         found: list[tuple[ModelName, Sequence[str]]] = []
         for state in self._bundles.states():
             name = ModelName.parse(state.name)
+            if damage.digest in state.digests:
+                self._note_signed_chunks(state.kept, damage)
             if damage.digest not in state.digests and name not in damage.models:
                 continue
             try:
@@ -42,3 +56,21 @@ class ReleaseFinder:
             if owner is not None:
                 found.append((name, owner.addresses))
         return found
+
+    def _note_signed_chunks(self, releases: Sequence[Kept], damage: Damage) -> None:
+        noted = self._store.chunk_map(damage.digest)
+        if noted is not None and noted.spans(damage.size):
+            return
+        for release in releases:
+            with contextlib.suppress(LibraryError, NotFoundError):  # damaged as well
+                signed = self._signed_chunks(Digest.parse(release.index), damage.digest)
+                if signed is not None and signed.spans(damage.size):
+                    self._store.save_map(damage.digest, signed)
+                    return
+
+    def _signed_chunks(self, index: Digest, blob: Digest) -> ChunkMap | None:
+        extras = Release.parse(self._store.read(index, MAX_INDEX_BYTES)).extras
+        if extras is None:
+            return None
+        layer = Extras.parse(self._store.read(extras.digest, MAX_INDEX_BYTES)).of_type(CHUNKS_TYPE)
+        return ChunkMap.parse(self._store.read(layer.digest, layer.size), blob) if layer else None

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+from appliance.bundles.channel_state import Followed
 from appliance.bundles.layout import Layout
 from appliance.bundles.release import canonical_json
 from appliance.bundles.state import BundleState
@@ -26,7 +27,7 @@ _REPORT = re.compile(r"(.+)-(\d{1,9})\.json")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one model of the import: `code` of the error, empty where it went well."""
+    """What became of one model, or channel, of the import: `code` of the error, empty if none."""
 
     model: str
     code: str = ""
@@ -37,6 +38,7 @@ def write_report(
     layout: Layout,
     repositories: Repositories,
     states: Sequence[BundleState],
+    channels: Sequence[Followed],
     results: Sequence[Result],
 ) -> str:
     """Returns the report's name; raises LibraryError on a medium that cannot be written."""
@@ -53,6 +55,7 @@ def write_report(
             found.name: _trust(repositories, found.name) for found in repositories.all()
         },
         "bundles": [_bundle(state) for state in states],
+        "channels": [_channel(followed) for followed in channels],
         "import": [
             {"model": result.model, "code": result.code, "message": result.message}
             for result in results
@@ -92,4 +95,16 @@ def _bundle(state: BundleState) -> dict[str, Any]:
         "variant": active.variant if active else "",
         "index": active.index if active else "",
         "failure": state.failure.reason if state.failure else "",
+    }
+
+
+def _channel(followed: Followed) -> dict[str, Any]:
+    document = followed.document
+    return {
+        "channel": followed.key,
+        "generation": document.generation if document else 0,
+        "bundles": [
+            {"bundle": bundle, "version": each.version, "state": each.state, "reason": each.reason}
+            for bundle, each in sorted(followed.outcomes.items())
+        ],
     }

@@ -22,6 +22,7 @@ from appliance.library.manifest import MAX_MANIFEST_BYTES, Digest, Layer, Manife
 from appliance.library.names import ModelName
 from appliance.transfer.content import Content
 from appliance.transfer.pull import check_manifest, check_sizes
+from appliance.transfer.telling import most_telling
 from appliance.trust.errors import TrustCode, TrustError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Documents:
         return await _parsed(lambda text: check_manifest(text, max_blob_bytes), data), data
 
     async def get(self, digest: Digest, max_bytes: int) -> bytes:
-        """Raises TrustError (digest) for wrong bytes, else the last source's RegistryError."""
+        """Raises as `first_of` does."""
         here = await asyncio.to_thread(self._stored, digest, max_bytes)
         if here is not None:
             return here
@@ -118,22 +119,24 @@ class Documents:
 async def first_of(contents: Sequence[Content], attempt: Callable[[Content], Awaitable[T]]) -> T:
     """What the first source gives that does not fail.
 
-    Raises the last one's RegistryError; TrustError (digest) if that were wrong bytes.
+    Raises the most telling RegistryError of all; TrustError (digest) if one sent wrong bytes.
     """
-    last: RegistryError | None = None
+    failures: list[RegistryError] = []
     for content in contents:
         try:
             return await attempt(content)
         except RegistryError as error:
-            last = error
-    if isinstance(last, DownloadCorruptError):
-        raise TrustError.of(TrustCode.DIGEST, str(last)) from last
-    if last is not None:
-        last.hint = last.hint or "another source may have it; `hearth trust show` lists them"
-    raise last or RegistryError(
-        "there is no address to get releases from",
-        hint="import a stick, or enrol the repository with --content",
-    )
+            failures.append(error)
+    if not failures:
+        raise RegistryError(
+            "there is no address to get releases from",
+            hint="import a stick, or enrol the repository with --content",
+        )
+    told = most_telling(failures)
+    if isinstance(told, DownloadCorruptError):
+        raise TrustError.of(TrustCode.DIGEST, str(told)) from told
+    told.hint = told.hint or "another source may have it; `hearth trust show` lists them"
+    raise told
 
 
 def require_hearth(release: Release) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from appliance.access.shares import BOX_SHARE, Share
 from engine.api import Constraint, TokenLogprob
 
 
@@ -83,14 +84,14 @@ class JobRequest:
     shift: bool = True
     logprobs: int | None = None  # None: none; n: the token's own and the n best
     render_only: bool = False  # answer with the rendered prompt instead of running it
-    caller: str = ""  # whose turn it is in the fair queue
+    share: Share = BOX_SHARE  # whose turn it is, and who pays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """The first event: the model is loaded, the prompt is processed, output follows."""
 
-    queue_position: int  # its turn when it came, callers taking turns; 0: there was a free slot
+    queue_position: int  # its turn when it came, clients taking turns; 0: there was a free slot
     queue_ns: int
     load_ns: int
     slots: int  # requests that the model can serve at once
@@ -179,7 +180,7 @@ class EmbedRequest:
     truncate: bool = True
     dimensions: int | None = None  # cut to this many and normalise again
     normalize: bool = True  # to length 1; an all-zero vector stays zero
-    caller: str = ""
+    share: Share = BOX_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,9 +78,10 @@ class ChatService:
             stored,
             options.values,
             keep_alive=request.keep_alive,
-            caller=request.caller,
+            share=request.share.path,
             place=trial_place(trial.name) if trial is not None else None,
         ) as lease:
+            request.share.purse.check()  # again: others of this share may have run meanwhile
             if request.work is None:
                 total_ns = time.monotonic_ns() - began
                 yield Done(reason="load", total_ns=total_ns, load_ns=lease.load_ns)
@@ -90,9 +91,12 @@ class ChatService:
                 yield Rendered(prompt.text)
                 return
             run = _Run(request, options, prompt, lease, began)
-            async with aclosing(run.events()) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with aclosing(run.events()) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                request.share.purse.charge(run.computed_tokens)
         yield run.done()  # the slot is free by now: a slow reader of the end delays nobody
 
     async def embed(self, request: EmbedRequest, trial: StoredModel | None = None) -> Embeddings:
@@ -109,11 +113,13 @@ class ChatService:
             stored,
             options.values,
             keep_alive=request.keep_alive,
-            caller=request.caller,
+            share=request.share.path,
             place=trial_place(trial.name) if trial is not None else None,
         ) as lease:
+            request.share.purse.check()  # again: others of this share may have run meanwhile
             if inputs:
                 vectors, tokens = await lease.client.embed(inputs, truncate=request.truncate)
+                request.share.purse.charge(tokens)
         if request.dimensions is not None:
             vectors = [vector[: request.dimensions] for vector in vectors]
         if request.normalize or request.dimensions is not None:
@@ -179,7 +185,18 @@ class _Run:
     output: list[int] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
+    is_failed: bool = False
     _told: int = 0  # tokens of the output that an event has brought
+
+    @property
+    def computed_tokens(self) -> int:
+        """What it cost: all but what the cache held; the whole prompt if the client left early,
+        since leaving must not be cheaper than staying."""
+        if (usage := self.usage) is not None:
+            return usage.prompt_tokens - usage.cached_tokens + usage.output_tokens
+        if self.is_failed and not self.output:
+            return 0
+        return len(self.prompt.tokens) + len(self.output)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         assembler = TextAssembler(self.options.stop)
@@ -194,6 +211,8 @@ class _Run:
             truncate=self.request.truncate,
             shift=self.request.shift,
             num_keep=self.options.num_keep,
+            priority=self.lease.priority,
+            cache_salt=self.request.share.salt,
             held_steps=self._held_steps(),
         )
         arrivals = self.lease.client.generate(
@@ -201,13 +220,17 @@ class _Run:
         )
         last: SequenceStep | None = None
         async with aclosing(arrivals):
-            async for steps in arrivals:
-                if last is None:
-                    yield self._started()
-                last = steps[-1]
-                text = self._assemble(steps, assembler)
-                if text.text or text.logprobs:
-                    yield text
+            try:
+                async for steps in arrivals:
+                    if last is None:
+                        yield self._started()
+                    last = steps[-1]
+                    text = self._assemble(steps, assembler)
+                    if text.text or text.logprobs:
+                        yield text
+            except EngineError:
+                self.is_failed = True
+                raise
         if last is None or last.usage is None or last.finish is None:
             raise EngineError("the engine ended a request without saying what it cost")
         self.usage = last.usage

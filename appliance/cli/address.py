@@ -71,6 +71,31 @@ def find_address(flag: str | None, environ: Mapping[str, str]) -> Address:
     return parse_address(named).for_client()
 
 
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What an https address is believed by; empty: the certificates of this system."""
+
+    ca_file: str = ""  # a certificate authority's certificate, PEM
+    fingerprint: str = ""  # SHA-256 of the server's public key, base64url
+
+
+def find_trusted(flag: str | None, environ: Mapping[str, str]) -> Trusted:
+    """From `--ca`, HEARTH_CA and HEARTH_FINGERPRINT. The flag goes before both variables.
+
+    Raises ConfigError for a fingerprint that cannot be one.
+    """
+    if flag:
+        return Trusted(ca_file=flag)
+    fingerprint = environ.get("HEARTH_FINGERPRINT", "").strip().rstrip("=")
+    if fingerprint and not re.fullmatch(r"[A-Za-z0-9_-]{43}", fingerprint):
+        raise ConfigError(
+            f"HEARTH_FINGERPRINT {fingerprint[:60]!r} is not a SHA-256 in base64url,"
+            " which has 43 letters, digits, - and _",
+            hint="`hearth tls` on the box prints it",
+        )
+    return Trusted(environ.get("HEARTH_CA", ""), fingerprint)
+
+
 def _split(hostport: str, default_port: int) -> tuple[str, int]:
     bare = hostport.strip("[]")
     if not hostport or _is_ip(bare):

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from pathlib import Path
 from typing import Any
 
-from appliance.cli.address import Address
+from appliance.cli.address import Address, Trusted
 from appliance.errors import ApplianceError
 
 Json = dict[str, Any]
@@ -46,8 +46,11 @@ class ServiceDownError(ClientError):
 class Client:
     """Requests to one address. Every method raises ClientError."""
 
-    def __init__(self, address: Address, key: str = "") -> None:
+    def __init__(self, address: Address, key: str = "", trusted: Trusted | None = None) -> None:
+        """key  to send, if any; trusted  what an https address must show, else what this system
+        believes"""
         self.address = address
+        self._trusted = trusted or Trusted()
         self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
 
     def get(self, path: str) -> Json:
@@ -137,16 +140,39 @@ class Client:
             connection.close()
 
     def _connect(self, timeout_s: float | None) -> HTTPConnection:
-        kind = HTTPSConnection if self.address.scheme == "https" else HTTPConnection
-        connection = kind(self.address.host, self.address.port, timeout=CONNECT_TIMEOUT_S)
+        connection: HTTPConnection
+        place = self.address.host, self.address.port
+        if self.address.scheme == "https":
+            context = _context(self._trusted)
+            connection = HTTPSConnection(*place, timeout=CONNECT_TIMEOUT_S, context=context)
+        else:
+            connection = HTTPConnection(*place, timeout=CONNECT_TIMEOUT_S)
         try:
             connection.connect()
         except ssl.SSLError as error:
-            raise ClientError(f"no trusted connection to {self.address}: {error}") from error
+            reason = getattr(error, "verify_message", "") or error.reason or str(error)
+            raise ClientError(
+                f"no trusted connection to {self.address}: {reason}", hint=_UNTRUSTED_HINT
+            ) from error
         except (OSError, HTTPException, UnicodeError) as error:
             raise self._service_down() from error
+        if isinstance(connection.sock, ssl.SSLSocket) and self._trusted.fingerprint:
+            self._check_key(connection.sock)
         connection.sock.settimeout(timeout_s)
         return connection
+
+    def _check_key(self, connection: ssl.SSLSocket) -> None:
+        """Raise ClientError unless the server shows the key that the fingerprint is of."""
+        from appliance.cli.pin import key_fingerprint
+
+        shown = key_fingerprint(connection.getpeercert(binary_form=True) or b"")
+        if shown != self._trusted.fingerprint:
+            connection.close()
+            raise ClientError(
+                f"{self.address} shows the key {shown}, not that of HEARTH_FINGERPRINT",
+                hint="somebody may be between you and the box; `hearth tls` on the box prints"
+                " its own",
+            )
 
     def _service_down(self) -> ServiceDownError:
         if not self.address.is_loopback:
@@ -156,6 +182,27 @@ class Client:
         is_installed = any(path.exists() for path in _UNIT_FILES)
         start = "sudo systemctl start hearth" if is_installed else "hearth serve"
         return ServiceDownError(f"hearth is not running at {self.address}; start it with `{start}`")
+
+
+_UNTRUSTED_HINT = (
+    "get the box's certificate from /hearth/v1/ca.crt, compare its fingerprint with that of"
+    " `hearth tls` on the box, and name it with --ca FILE or HEARTH_CA"
+)
+
+
+def _context(trusted: Trusted) -> ssl.SSLContext:
+    """What the server must prove. Raises ClientError for a file that is no certificate."""
+    context = ssl.create_default_context()
+    if trusted.fingerprint:  # the key itself is looked at, so nobody need sign for it
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif trusted.ca_file:
+        try:
+            context = ssl.create_default_context(cafile=trusted.ca_file)
+        except OSError as error:
+            reason = error.strerror or "it is not a PEM certificate"
+            raise ClientError(f"cannot use {trusted.ca_file} as authority: {reason}") from error
+    return context
 
 
 _JSON_TYPE = {"Content-Type": "application/json"}

@@ -64,12 +64,12 @@ def create(
 @answers_json
 @connects
 def list_keys(client: Client, as_json: bool) -> None:
-    """List the keys and when each was last used"""
+    """List the keys, and the guests of the last days, with what they used today"""
     body = client.get(ROUTE)
     if as_json:
         print_json(body)
     else:
-        click.echo(keys_table(body, datetime.now(UTC)), nl=False)
+        click.echo(keys_screen(body, datetime.now(UTC)), nl=False)
 
 
 @keys.command("revoke")
@@ -83,19 +83,29 @@ def revoke(client: Client, key: str) -> None:
     click.echo(f"key {key} is revoked")
 
 
-def keys_table(body: Json, now: datetime) -> str:
-    """The table of an answer of /hearth/v1/keys."""
-    header = ("ID", "NAME", "SCOPES", "MODELS", "LAST USED")
-    return render_table([_row(key, now) for key in body["keys"]], header)
+def keys_screen(body: Json, now: datetime) -> str:
+    """The tables of an answer of /hearth/v1/keys; guests only if there were some."""
+    header = ("ID", "NAME", "SCOPES", "MODELS", "TOKENS TODAY", "LAST USED")
+    screen = render_table([_row(key, now) for key in body["keys"]], header)
+    if body["guests"]:
+        of_guests = ("GUEST", "REQUESTS TODAY", "TOKENS TODAY", "LAST SEEN")
+        screen += "\n" + render_table([_guest(guest, now) for guest in body["guests"]], of_guests)
+    return screen
+
+
+def _guest(guest: Json, now: datetime) -> list[str]:
+    seen = moment_words(datetime.fromisoformat(guest["last_seen_at"]), now)
+    return [guest["address"], str(guest["requests"]), str(guest["tokens"]), seen]
 
 
 def _row(key: Json, now: datetime) -> list[str]:
-    used = key["last_used_at"]
+    used, most = key["last_used_at"], key["tokens_per_day"]
     state = moment_words(datetime.fromisoformat(used), now) if used else "never"
     return [
         key["id"],
         inert(key["name"]),
         ",".join(key["scopes"]),
         "all" if key["models"] is None else ",".join(key["models"]),
+        f"{key['tokens_today']} of {most}" if most else str(key["tokens_today"]),
         "revoked" if key["revoked_at"] else state,
     ]

@@ -27,6 +27,7 @@ VERBS = {
     "channel": "appliance.cli.channel:channel",
     "pair": "appliance.cli.pair:pair",
     "keys": "appliance.cli.keys:keys",
+    "tls": "appliance.cli.tls:tls",
     "scrub": "appliance.cli.scrub:scrub",
     "discover": "appliance.cli.discover:discover",
     "doctor": "appliance.cli.doctor:doctor",
@@ -43,12 +44,13 @@ def _print_version(context: click.Context, _option: click.Parameter, asked: bool
         return
     from importlib import metadata
 
-    from appliance.cli.address import find_address
+    from appliance.cli.address import find_address, find_trusted
     from appliance.cli.client import Client, ClientError
 
     mine = metadata.version("hearth")
     try:
-        answer = Client(find_address(None, os.environ)).get("/api/version")
+        trusted = find_trusted(None, os.environ)
+        answer = Client(find_address(None, os.environ), trusted=trusted).get("/api/version")
         theirs = answer.get("hearth", answer.get("version"))
     except ClientError:
         click.echo(f"hearth version is {mine}")

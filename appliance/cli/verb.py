@@ -1,4 +1,4 @@
-"""What the verbs share: `--host`, `--key` and `--json`, and the shape of their results."""
+"""What the verbs share: `--host`, `--key`, `--ca` and `--json`, and the shape of their results."""
 
 import json
 import os
@@ -7,23 +7,26 @@ from typing import Any, TypeVar
 
 import click
 
-from appliance.cli.address import find_address
+from appliance.cli.address import find_address, find_trusted
 from appliance.cli.client import Client, Json
 
-_KEY = "hearth.key"  # in the context's meta
+_KEY, _CA = "hearth.key", "hearth.ca"  # in the context's meta
 BOX = "hearth.box"  # where `hearth --box NAME` leaves the name for the verb, in Context.meta
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def connects(verb: F) -> F:
-    """Give a verb `--host` and `--key` and pass it a `client` for that address."""
+    """Give a verb `--host`, `--key` and `--ca` and pass it a `client` for that address."""
 
     def open_client(context: click.Context, _option: click.Parameter, host: str | None) -> Client:
-        key = find_key(context, os.environ)
+        key, trusted = (
+            find_key(context, os.environ),
+            find_trusted(context.meta.get(_CA), os.environ),
+        )
         box = context.meta.get(BOX)
         if box is None:
-            return Client(find_address(host, os.environ), key)
+            return Client(find_address(host, os.environ), key, trusted)
         if host is not None:
             raise click.UsageError("--box and --host both say where to connect; give one of them")
         from appliance.cli.find import find_box
@@ -39,13 +42,21 @@ def connects(verb: F) -> F:
         callback=_keep_key,
         help="Send this key instead of HEARTH_KEY",
     )(verb)
+    with_ca = click.option(
+        "--ca",
+        metavar="FILE",
+        expose_value=False,
+        is_eager=True,
+        callback=_keep_ca,
+        help="Trust this certificate authority for https instead of HEARTH_CA",
+    )(with_key)
     return click.option(
         "--host",
         "client",
         metavar="ADDRESS",
         callback=open_client,
         help="Connect to this address instead of HEARTH_HOST or OLLAMA_HOST",
-    )(with_key)
+    )(with_ca)
 
 
 def find_key(context: click.Context, environ: Mapping[str, str]) -> str:
@@ -58,6 +69,10 @@ def find_key(context: click.Context, environ: Mapping[str, str]) -> str:
 
 def _keep_key(context: click.Context, _option: click.Parameter, key: str | None) -> None:
     context.meta[_KEY] = key
+
+
+def _keep_ca(context: click.Context, _option: click.Parameter, file: str | None) -> None:
+    context.meta[_CA] = file
 
 
 def answers_json(verb: F) -> F:

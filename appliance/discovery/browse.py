@@ -68,7 +68,7 @@ async def look_around(
                 links.append(await open_link(lan, is_one_shot=True))
         await _listen(links, table, heard, seconds)
     finally:
-        await asyncio.gather(*(link.close(with_goodbye=False) for link in links))
+        await asyncio.gather(*(link.close() for link in links))
     rows = table.neighbours(clock_s=time.time() - time.monotonic())
     for row, is_alive, version in await ask_all(row for row in rows if row.is_reachable):
         table.check(row.key, is_alive, version)

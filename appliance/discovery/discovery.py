@@ -172,7 +172,8 @@ class Discovery:
         links, self._links = list(self._links.values()), {}
         self._identity = None
         self._word = Word.OFF
-        await asyncio.gather(*(link.close(with_goodbye=True) for link in links))
+        # Whatever turn was interrupted: what was announced somewhere is taken back everywhere.
+        await asyncio.gather(*(link.close(goodbye_to=self._services) for link in links))
 
     async def _turn(self) -> None:
         """Have the links agree with the network, our names with the links, and ask around."""
@@ -204,19 +205,23 @@ class Discovery:
                 self._network.interfaces, self._settings.discovery_interfaces, self._bound
             )
         }
-        for name, link in list(self._links.items()):
-            if wanted.get(name) != link.lan:
-                del self._links[name]
-                await link.close(with_goodbye=False)
-                if name not in wanted:
-                    self._table.forget(name)
         new, failure = [], None
-        for name in wanted.keys() - self._links.keys():
+        for name in self._links.keys() | wanted.keys():
+            old, lan = self._links.get(name), wanted.get(name)
+            if old is not None and old.lan == lan:
+                continue
             try:
-                new.append(await self._open(wanted[name]))
+                if lan is None:
+                    del self._links[name]
+                    self._table.forget(name)
+                else:  # before the old one is closed: there is always one to say goodbye on
+                    self._links[name] = link = await self._open(lan)
+                    new.append(link)
             except _failures() as error:
                 failure = error
-        self._links |= {link.lan.interface: link for link in new}
+                self._links.pop(name, None)
+            if old is not None:
+                await old.close()
         if failure is not None:
             self._set_blocked(failure)
         elif not wanted:

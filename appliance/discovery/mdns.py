@@ -38,6 +38,7 @@ logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 PROBES = 3  # RFC 6762, 8.1
 PROBE_GAP_S = 0.175  # python-zeroconf's spacing, not the RFC's 250 ms; the guard hears who is later
 PROBE_RANDOM_S = 0.1
+GOODBYES, GOODBYE_GAP_S = 3, 0.125
 CACHE_BYTES = 512 * 1024  # of records that others said, before all of it is forgotten
 _RECORD_BYTES = 400  # a cached record beside its text, about
 
@@ -137,15 +138,32 @@ class Link(RecordUpdateListener):
             for record in info.dns_addresses(override_ttl=0):
                 packet.add_answer_at_time(record, 0)
             self._zeroconf.zeroconf.async_send(packet)
-        await self.close(with_goodbye=False)
+        await self.close()
 
-    async def close(self, *, with_goodbye: bool) -> None:
-        """Close the sockets. With a goodbye, which takes 0.3 s, lists elsewhere forget us."""
+    def _goodbye(self, infos: list[ServiceInfo], number: int) -> DNSOutgoing:
+        """A packet that takes everything back; each number gives other bytes, because receivers
+        may take the same packet within a second for one (python-zeroconf does)."""
+        packet = DNSOutgoing(_RESPONSE)
+        for info in (*infos[number:], *infos[:number]):
+            packet.add_answer_at_time(info.dns_pointer(override_ttl=0), 0)
+            packet.add_answer_at_time(info.dns_service(override_ttl=0), 0)
+            packet.add_answer_at_time(info.dns_text(override_ttl=0), 0)
+        for record in infos[0].dns_addresses(override_ttl=0):
+            packet.add_answer_at_time(record, 0)
+        return packet
+
+    async def close(self, goodbye_to: Sequence[Service] = ()) -> None:
+        """Close the sockets. First take these services back, which takes 0.3 s, so that lists
+        elsewhere forget them."""
         self._stop_broadcasts()
         inner = self._zeroconf.zeroconf
         inner.async_remove_listener(self)
-        if not with_goodbye:
-            inner.registry.async_remove(self._infos)
+        inner.registry.async_remove(self._infos)  # zeroconf's own goodbyes are all the same
+        infos = [self._info(service) for service in goodbye_to]
+        for number in range(GOODBYES if infos else 0):
+            if number:  # an answer that was queued before may have come between
+                await asyncio.sleep(GOODBYE_GAP_S)
+            inner.async_send(self._goodbye(infos, number))
         with suppress(OSError):
             await self._zeroconf.async_close()
 

@@ -90,7 +90,7 @@ async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
         "access": {"claimed": app[ACCESS].is_claimed, "lan": app[ACCESS].lan},
         "trust": trust,
         "discovery": discovery_entry(app[DISCOVERY].status()),
-        "channels": [channel_entry(each) for each in channels],
+        "channels": [channel_entry(each, with_reasons=is_trusted) for each in channels],
         "problems": [
             *(f"{problem.path}: {problem.reason}" for problem in damaged),
             *await asyncio.to_thread(app[GATE].problems),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from appliance.access.access import Access
+from appliance.access.limits import Limits, Rules
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -36,6 +38,7 @@ from appliance.http import (
     registry,
     scrub,
     support,
+    tls,
 )
 from appliance.http import (
     bundles as bundle_routes,
@@ -44,6 +47,7 @@ from appliance.http import (
     channels as channel_routes,
 )
 from appliance.http.access import admit
+from appliance.http.body import BODIES, BODIES_AT_ONCE, Bodies
 from appliance.http.context import (
     ACCESS,
     BUNDLES,
@@ -57,6 +61,7 @@ from appliance.http.context import (
     IMPORTER,
     INCIDENTS,
     LIBRARY,
+    LIMITS,
     LIVE,
     METER,
     METRICS,
@@ -65,13 +70,17 @@ from appliance.http.context import (
     REPOSITORIES,
     SETTINGS,
     STATE,
+    TLS,
     TRANSFERS,
+    USAGE,
     ServiceState,
 )
 from appliance.http.guard import Guard
+from appliance.http.https import Tls
+from appliance.http.limits import limit
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
-from appliance.http.middleware import add_headers, drain, guard, observe
+from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
 from appliance.incidents import Incidents
 from appliance.library.library import Library
 from appliance.logs import Recent
@@ -102,11 +111,13 @@ class Parts:
     bundles: Bundles
     channels: Channels
     access: Access
+    usage: Usage
     discovery: Discovery
     metrics: Metrics
     device: Device
     incidents: Incidents
     recent: Recent
+    tls: Tls
     state: ServiceState
 
 
@@ -114,7 +125,7 @@ def build_app(parts: Parts) -> web.Application:
     """The application over these parts."""
     settings, library, bundles = parts.settings, parts.library, parts.bundles
     app = web.Application(
-        middlewares=[observe, guard, admit, drain],
+        middlewares=[observe, guard, admit, limit, drain, welcome],
         client_max_size=settings.max_body_mib * MIB,  # blobs are streamed and have their own limit
     )
     app[SETTINGS] = settings
@@ -124,8 +135,8 @@ def build_app(parts: Parts) -> web.Application:
     app[REPOSITORIES] = parts.repositories
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
-    app[IMPORTER] = Importer(library, parts.repositories, bundles)
-    app[EXPORTER] = Exporter(library, parts.repositories, bundles, settings.state)
+    app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)
+    app[EXPORTER] = Exporter(library, parts.repositories, bundles, parts.channels, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers
     app[DISCOVERY] = parts.discovery
@@ -134,7 +145,11 @@ def build_app(parts: Parts) -> web.Application:
     app[INCIDENTS] = parts.incidents
     app[RECENT] = parts.recent
     app[STATE] = parts.state
+    app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
     app[ACCESS] = parts.access
+    app[LIMITS] = Limits(_rules(settings))
+    app[USAGE] = parts.usage
+    app[TLS] = parts.tls
     app[METER] = TokenMeter()
     app[LIVE] = open_live(app)
     app[GUARD] = Guard.of(
@@ -143,10 +158,19 @@ def build_app(parts: Parts) -> web.Application:
         settings.allowed_origins,
         parts.access.near,
         parts.discovery.own_hosts,
+        settings.trusted_proxies,
     )
     app.on_response_prepare.append(add_headers)
-    app.add_routes(all_routes())
+    app.add_routes(map(without_welcome, all_routes()))
     return app
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        guest_rate_per_minute=settings.guest_rate_per_minute,
+        guest_concurrency=settings.guest_concurrency,
+        user_rate_per_minute=settings.user_rate_per_minute,
+    )
 
 
 def all_routes() -> list[web.RouteDef]:
@@ -172,6 +196,9 @@ def _own_routes() -> list[web.RouteDef]:
         web.post("/hearth/v1/keys", keys.create_key),
         web.delete("/hearth/v1/keys/{id}", keys.revoke_key),
         web.get("/hearth/v1/audit", keys.audit),
+        web.get("/hearth/v1/tls", tls.show),
+        web.get("/hearth/v1/ca.crt", tls.ca_crt),
+        web.post("/hearth/v1/tls/renew", tls.renew),
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),

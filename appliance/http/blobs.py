@@ -8,9 +8,8 @@ import asyncio
 from aiohttp import web
 
 from appliance.errors import NotFoundError, RequestTooLargeError
-from appliance.http.body import refuse_compressed
+from appliance.http.body import next_piece, refuse_compressed
 from appliance.http.context import GATE, LIBRARY, SETTINGS, TRANSFERS
-from appliance.http.errors import BodyTimeoutError
 from appliance.library.blobs import BlobWriter
 from appliance.library.manifest import Digest
 from appliance.threads import to_end
@@ -54,11 +53,7 @@ async def _receive(request: web.Request, writer: BlobWriter, limit: int) -> None
     stall_s = request.app[SETTINGS].write_timeout_s
     pending = bytearray()
     while True:
-        try:
-            async with asyncio.timeout(stall_s):
-                piece = await request.content.readany()
-        except TimeoutError as error:
-            raise BodyTimeoutError(f"the upload stalled for {stall_s:.0f} s") from error
+        piece = await next_piece(request, stall_s)
         pending += piece
         _check_size(writer.written + len(pending), limit)
         if len(pending) >= CHUNK_BYTES or not piece:

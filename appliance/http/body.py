@@ -8,23 +8,58 @@ no text that is not Unicode. Knows no field of any dialect.
 import asyncio
 import json
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from appliance.config import MIB
-from appliance.errors import BadRequestError, RequestTooLargeError
+from appliance.errors import BadRequestError, OverloadedError, RequestTooLargeError
 from appliance.http.context import SETTINGS
-from appliance.http.errors import BodyTimeoutError
+from appliance.http.errors import BodyTimeoutError, MalformedError
 
 BODY_TIMEOUT_S = 300.0  # for a whole JSON body
+BODIES_AT_ONCE = 4  # of the largest size; more of them together are sent away
 MAX_VALUES = 1_000_000  # a list or object costs up to 60 times its two bytes when decoded
 
 _INTEGERS = range(-(2**63), 2**63)
 _REPLACED = dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 
 T = TypeVar("T")
+
+
+class Bodies:
+    """The memory that all bodies take together while they are being read."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._held = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes for one body, given back when the context is left.
+
+        It raises OverloadedError when all bodies together would be over the limit.
+        """
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self._held + count > self._limit:
+                mib = self._limit // MIB
+                raise OverloadedError(f"the bodies being sent fill the {mib} MiB kept for them")
+            self._held += count
+            mine += count
+
+        try:
+            yield take
+        finally:
+            self._held -= mine
+
+
+BODIES = web.AppKey("BODIES", Bodies)
 
 
 async def read_json(request: web.Request, shape: type[T]) -> T:
@@ -93,13 +128,33 @@ async def _read(request: web.Request) -> bytes:
     )
     if (request.content_length or 0) > limit:
         raise too_large
+    stall_s = request.app[SETTINGS].write_timeout_s
+    data = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise too_large from error
+        with request.app[BODIES].room() as take:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while piece := await next_piece(request, stall_s):
+                    take(len(piece))
+                    data += piece
+                    if len(data) > limit:
+                        raise too_large
     except TimeoutError as error:
         raise BodyTimeoutError(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from error
+    return bytes(data)
+
+
+async def next_piece(request: web.Request, stall_s: float) -> bytes:
+    """What came next of the body; empty at its end.
+
+    Raises BodyTimeoutError after `stall_s` without a byte, MalformedError for broken chunks.
+    """
+    try:
+        async with asyncio.timeout(stall_s):
+            return await request.content.readany()
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"nothing came of the body for {stall_s:g} s") from error
+    except web.RequestPayloadError as error:
+        raise MalformedError("the body's chunks are not those of HTTP/1.1") from error
 
 
 def _check(value: Any, max_depth: int) -> None:

@@ -8,7 +8,7 @@ from aiohttp import web
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.state import BundleState
 from appliance.http import bundles_wire as wire
-from appliance.http.access import may_see, require_model
+from appliance.http.access import may_learn_why, may_see, require_model
 from appliance.http.body import read_json
 from appliance.http.context import BUNDLES, CALLER, FIELDS
 from appliance.http.errors import FieldError
@@ -30,9 +30,11 @@ async def list_all(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """GET /hearth/v1/bundles/show?model=NAME: all releases that are here, and the bad ones."""
+    """GET /hearth/v1/bundles/show?model=NAME: all releases that are here, and the bad ones; why
+    those are bad is for whoever may administer."""
     state = await _asked_for(request)
-    return json_response(wire.bundle_detail(_short(state), state))
+    with_reasons = may_learn_why(request[CALLER])
+    return json_response(wire.bundle_detail(_short(state), state, with_reasons=with_reasons))
 
 
 async def why(request: web.Request) -> web.StreamResponse:
@@ -57,7 +59,7 @@ async def pin(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.PinBody)
     name = _name(request, body.model)
     state = await request.app[BUNDLES].pin(name, body.version)
-    return json_response(wire.bundle_detail(_short(state), state))
+    return json_response(wire.bundle_detail(_short(state), state, with_reasons=True))
 
 
 async def unpin(request: web.Request) -> web.StreamResponse:
@@ -70,7 +72,7 @@ async def _change(
 ) -> web.Response:
     body = await read_json(request, wire.BundleBody)
     state = await change(_name(request, body.model))
-    return json_response(wire.bundle_detail(_short(state), state))
+    return json_response(wire.bundle_detail(_short(state), state, with_reasons=True))
 
 
 async def _asked_for(request: web.Request) -> BundleState:

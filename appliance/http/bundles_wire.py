@@ -35,15 +35,16 @@ def bundle_entry(name: str, state: BundleState) -> dict[str, Any]:
     }
 
 
-def bundle_detail(name: str, state: BundleState) -> dict[str, Any]:
-    """Everything but the logs of dead workers."""
+def bundle_detail(name: str, state: BundleState, *, with_reasons: bool) -> dict[str, Any]:
+    """Everything but the logs of dead workers. `with_reasons`: also why releases failed, in an
+    engine's words, which may name paths and prompts of this box."""
     staged = state.staged
     return bundle_entry(name, state) | {
         "active_release": _release(state.active),
         "previous_release": _release(state.previous),
         "staged_release": _release(staged.release) if staged else None,
         "attempts": staged.attempts if staged else 0,
-        "bad": [_failure(failure) for failure in state.bad],
+        "bad": [_failure(failure, with_reasons=with_reasons) for failure in state.bad],
     }
 
 
@@ -54,7 +55,9 @@ def why_answer(name: str, state: BundleState) -> dict[str, Any]:
     return bundle_entry(name, state) | {
         "reasons": list(chosen.reasons) if chosen else [],
         "tokens_per_s": chosen.tokens_per_s if chosen else None,
-        "failure": (_failure(failure) | {"log": failure.log}) if failure else None,
+        "failure": (_failure(failure, with_reasons=True) | {"log": failure.log})
+        if failure
+        else None,
     }
 
 
@@ -71,14 +74,14 @@ def _release(kept: Kept | None) -> dict[str, Any] | None:
     }
 
 
-def _failure(failure: Failure) -> dict[str, Any]:
+def _failure(failure: Failure, *, with_reasons: bool) -> dict[str, Any]:
     return {
         "version": failure.version,
         "variant": failure.variant or None,
         "index": failure.index,
-        "reason": failure.reason,
+        "reason": failure.reason if with_reasons else None,
         "at": _moment(failure.at_s),
-        "prompt": failure.prompt or None,
+        "prompt": (failure.prompt or None) if with_reasons else None,
         "tokens_per_s": round(failure.tokens_per_s, 3),
     }
 

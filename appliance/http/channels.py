@@ -7,8 +7,9 @@ import msgspec
 from aiohttp import web
 
 from appliance.http import channels_wire as wire
+from appliance.http.access import may_learn_why
 from appliance.http.body import read_json
-from appliance.http.context import CHANNELS
+from appliance.http.context import CALLER, CHANNELS
 from appliance.http.ollama import json_response
 from appliance.http.ollama_transfer import progress_fields
 from appliance.http.streams import report
@@ -18,14 +19,16 @@ from appliance.transfer.progress import Progress
 async def list_all(request: web.Request) -> web.StreamResponse:
     """GET /hearth/v1/channels: those that are followed, and which of them are damaged."""
     channels, problems = await request.app[CHANNELS].list()
-    entries = [wire.channel_entry(each) for each in channels]
+    with_reasons = may_learn_why(request[CALLER])
+    entries = [wire.channel_entry(each, with_reasons=with_reasons) for each in channels]
     return json_response({"channels": entries, "problems": problems})
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
     """POST /hearth/v1/channels/follow: from now on; its releases come in the background."""
     body = await read_json(request, wire.ChannelBody)
-    return json_response(wire.channel_entry(await request.app[CHANNELS].follow(body.channel)))
+    followed = await request.app[CHANNELS].follow(body.channel)
+    return json_response(wire.channel_entry(followed, with_reasons=True))
 
 
 async def unfollow(request: web.Request) -> web.StreamResponse:
@@ -55,7 +58,7 @@ async def resume(request: web.Request) -> web.StreamResponse:
 async def _pause(request: web.Request, *, is_paused: bool) -> web.Response:
     body = await read_json(request, wire.ChannelBody)
     followed = await request.app[CHANNELS].pause(body.channel, is_paused=is_paused)
-    return json_response(wire.channel_entry(followed))
+    return json_response(wire.channel_entry(followed, with_reasons=True))
 
 
 async def _documents(lines: AsyncGenerator[Progress, None]) -> AsyncGenerator[bytes, None]:

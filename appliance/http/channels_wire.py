@@ -21,8 +21,11 @@ class CheckBody(ChannelBody, kw_only=True, forbid_unknown_fields=True):
     stream: bool = True
 
 
-def channel_entry(followed: Followed) -> dict[str, Any]:
-    """One channel; `trouble` is the first thing that is not as the channel wants it."""
+def channel_entry(followed: Followed, *, with_reasons: bool) -> dict[str, Any]:
+    """One channel; `trouble` is the first thing that is not as the channel wants it.
+
+    `with_reasons`: in full; else without the words of engines and sources.
+    """
     document = followed.document
     return {
         "channel": followed.key,
@@ -34,29 +37,32 @@ def channel_entry(followed: Followed) -> dict[str, Any]:
         "checked_at": _moment(followed.checked_s),
         "next_at": None if followed.is_paused else _moment(followed.due_s),
         "failures": followed.failures,
-        "trouble": _trouble(followed) or None,
+        "trouble": _trouble(followed, with_reasons=with_reasons) or None,
         "bundles": [
             {
                 "bundle": bundle,
                 "version": outcome.version,
                 "state": outcome.state,
-                "reason": outcome.reason or None,
+                "reason": (outcome.reason or None) if with_reasons else None,
             }
             for bundle, outcome in sorted(followed.outcomes.items())
         ],
     }
 
 
-def _trouble(followed: Followed) -> str:
+def _trouble(followed: Followed, *, with_reasons: bool) -> str:
     if followed.problem:
-        return followed.problem
+        return followed.problem if with_reasons else "it could not be heard"
     bad = [(bundle, each) for bundle, each in followed.outcomes.items() if each.state == "failed"]
     bad = bad or [
         (bundle, each)
         for bundle, each in followed.outcomes.items()
         if each.state == "waiting" and followed.failures
     ]
-    return f"{bad[0][0]} {bad[0][1].version}: {bad[0][1].reason}" if bad else ""
+    if not bad:
+        return ""
+    bundle, outcome = bad[0]
+    return f"{bundle} {outcome.version}: {outcome.reason if with_reasons else outcome.state}"
 
 
 def _moment(seconds: float) -> str | None:

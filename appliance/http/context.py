@@ -16,6 +16,8 @@ from aiohttp import web
 
 from appliance.access.access import Access
 from appliance.access.caller import Caller
+from appliance.access.limits import Limits
+from appliance.access.usage import Usage
 from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
@@ -25,6 +27,7 @@ from appliance.config import Settings
 from appliance.device.device import Device
 from appliance.discovery.discovery import Discovery
 from appliance.http.guard import Guard
+from appliance.http.https import Tls
 from appliance.http.live_room import Live
 from appliance.http.meter import TokenMeter
 from appliance.incidents import Incidents
@@ -78,11 +81,14 @@ IMPORTER = web.AppKey("IMPORTER", Importer)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
 DISCOVERY = web.AppKey("DISCOVERY", Discovery)
+TLS = web.AppKey("TLS", Tls)
 STATE = web.AppKey("STATE", ServiceState)
 GUARD = web.AppKey("GUARD", Guard)
 METER = web.AppKey("METER", TokenMeter)
 LIVE = web.AppKey("LIVE", Live)
 ACCESS = web.AppKey("ACCESS", Access)
+LIMITS = web.AppKey("LIMITS", Limits)
+USAGE = web.AppKey("USAGE", Usage)
 METRICS = web.AppKey("METRICS", Metrics)
 DEVICE = web.AppKey("DEVICE", Device)
 RECENT = web.AppKey("RECENT", Recent)

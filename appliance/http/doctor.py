@@ -8,7 +8,15 @@ from aiohttp import web
 from appliance.conditions import Condition
 from appliance.health import examine, is_well
 from appliance.health_facts import Live, read_facts
-from appliance.http.context import DEVICE, DISCOVERY, INCIDENTS, LIBRARY, REPOSITORIES, SETTINGS
+from appliance.http.context import (
+    DEVICE,
+    DISCOVERY,
+    INCIDENTS,
+    LIBRARY,
+    REPOSITORIES,
+    SETTINGS,
+    TLS,
+)
 from appliance.http.ollama import json_response
 
 
@@ -21,7 +29,8 @@ async def conditions_of(app: web.Application) -> list[Condition]:
     """What is wrong just now, the worst first."""
     own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
     parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
-    return examine(await asyncio.to_thread(read_facts, *parts))
+    found = examine(await asyncio.to_thread(read_facts, *parts))
+    return [*app[TLS].conditions(), *found]
 
 
 def answer(conditions: list[Condition]) -> dict[str, Any]:

@@ -53,6 +53,30 @@ class BodyTimeoutError(BadRequestError):
     code = "body_timeout"
 
 
+class MalformedError(BadRequestError):
+    """The bytes are not a request of HTTP/1.1, or one that two readers could read differently."""
+
+    code = "malformed_http"
+
+
+class HeadTimeoutError(BadRequestError):
+    """The head of a request did not come to its end in time."""
+
+    code = "head_timeout"
+
+
+class HeadTooLargeError(errors.RequestTooLargeError):
+    """The request line or the header fields are over a limit."""
+
+    code = "head_too_large"
+
+
+class ExpectationError(BadRequestError):
+    """An Expect header that asks for something other than 100-continue."""
+
+    code = "bad_expectation"
+
+
 class Dialect(Enum):
     """Whose shape an error takes."""
 
@@ -75,6 +99,9 @@ _TABLE: dict[type[BaseException], _Row] = {
     BadRequestError: _Row(400, "invalid_request_error"),
     OptionError: _Row(400, "invalid_request_error", ollama_status=500),
     BodyTimeoutError: _Row(408, "invalid_request_error"),
+    HeadTimeoutError: _Row(408, "invalid_request_error"),
+    HeadTooLargeError: _Row(431, "invalid_request_error"),
+    ExpectationError: _Row(417, "invalid_request_error"),
     errors.RequestTooLargeError: _Row(413, "invalid_request_error"),
     NotYetError: _Row(501, "invalid_request_error"),
     errors.UnauthorizedError: _Row(401, "authentication_error"),
@@ -166,6 +193,7 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
 _HTTP_TEXTS = {
     404: ("not_found", "404 page not found"),
     405: ("method_not_allowed", "405 method not allowed"),
+    417: ("bad_request", "this box knows no Expect header but 100-continue"),
     413: ("request_too_large", "the request body is too large"),
 }
 

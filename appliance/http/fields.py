@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from appliance.config import parse_duration
 from appliance.errors import BadRequestError, RequestTooLargeError
-from appliance.http.context import CALLER
 from appliance.http.errors import FieldError, OptionError
 from appliance.library.parameters import parse_options
 from engine.api import Constraint
@@ -88,11 +86,6 @@ def check_count(field: str, count: int, limit: int) -> None:
     """Refuse lists that are longer than `limit`."""
     if count > limit:
         raise RequestTooLargeError(f"'{field}' has {count} entries, {limit} are allowed")
-
-
-def caller_of(request: web.Request) -> str:
-    """Whose turn it is in the fair queue."""
-    return request[CALLER].share
 
 
 def _depth(value: Any) -> int:

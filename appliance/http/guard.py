@@ -13,9 +13,10 @@ from typing import Self
 
 from multidict import CIMultiDictProxy
 
-from appliance.access.caller import Address, Caller, OriginKind
-from appliance.access.rings import Neighbourhood, ring_of
+from appliance.access.caller import Address, Caller, OriginKind, Ring
+from appliance.access.rings import Neighbourhood, Network, ring_of
 from appliance.errors import BadRequestError, ForbiddenError
+from appliance.http.forwarded import is_forwarded, origin_of
 
 _HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?")
@@ -23,17 +24,6 @@ _LOOPBACK_ORIGIN = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::\
 _APP_ORIGIN = re.compile(
     r"(?:app|file|tauri|vscode-webview|vscode-file|chrome-extension|moz-extension"
     r"|safari-web-extension)://.*"
-)
-_FORWARDING = frozenset(
-    {
-        "forwarded",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-real-ip",
-        "true-client-ip",
-    }
 )
 
 
@@ -46,6 +36,7 @@ class Guard:
     neighbourhood: Neighbourhood = field(default_factory=Neighbourhood)
     # What mDNS says of us, now: host name and addresses, which change with the network.
     announced: Callable[[], frozenset[str]] = frozenset
+    proxies: tuple[Network, ...] = ()  # whose forwarding headers are believed
 
     @classmethod
     def of(
@@ -55,6 +46,7 @@ class Guard:
         allowed_origins: Iterable[str],
         neighbourhood: Neighbourhood | None = None,
         announced: Callable[[], frozenset[str]] = frozenset,
+        trusted_proxies: Iterable[Network] = (),
     ) -> Self:
         """The guard of a machine called `hostname`, on the networks of `neighbourhood`."""
         own = hostname.lower().rstrip(".")
@@ -62,7 +54,8 @@ class Guard:
         names = {"localhost", own, label, f"{label}.local", *(h.lower() for h in allowed_hosts)}
         origins = frozenset(origin.lower() for origin in allowed_origins)
         own_names = frozenset(names - {"", ".local"})
-        return cls(own_names, origins, neighbourhood or Neighbourhood(), announced)
+        near = neighbourhood or Neighbourhood()
+        return cls(own_names, origins, near, announced, tuple(trusted_proxies))
 
     def admit(self, headers: CIMultiDictProxy[str], peer: object, local: object) -> Caller:
         """The caller of a request with these headers over a connection from `peer` to `local`,
@@ -75,14 +68,20 @@ class Guard:
         host = self.check_host(headers.getall("Host", []), ours)
         origins = headers.getall("Origin", [])
         kind = self.check_origin(origins, host)
-        if kind is OriginKind.NONE and headers.get("Sec-Fetch-Site") == "cross-site":
+        if kind is OriginKind.NONE and _is_foreign(headers):
             raise ForbiddenError(
                 "requests from other sites' pages are refused",
                 hint="add the page's origin to allowed_origins if it is yours",
             )
+        passed_on = is_forwarded(headers)
+        if passed_on and (origin := origin_of(headers, theirs, self.proxies)) is not None:
+            theirs = origin
+            ring = Ring.LAN if self.neighbourhood.has(origin) else Ring.OUTSIDE
+        else:
+            ring = ring_of(theirs, ours, self.neighbourhood, is_forwarded=passed_on)
         return Caller(
             address=str(theirs or ""),
-            ring=ring_of(theirs, ours, self.neighbourhood, is_forwarded=is_forwarded(headers)),
+            ring=ring,
             origin=kind,
             origin_text=origins[0] if origins else "",
         )
@@ -138,10 +137,30 @@ class Guard:
         )
 
 
-def is_forwarded(headers: CIMultiDictProxy[str]) -> bool:
-    """Whether a proxy or tunnel passed the request on, so that the peer is not its origin."""
-    names = {name.lower() for name in headers}
-    return bool(names & _FORWARDING) or any(name.startswith("cf-") for name in names)
+def require_json(caller: Caller, method: str, headers: CIMultiDictProxy[str]) -> None:
+    """Raise BadRequestError if a page sends what a plain HTML form could, to change the box.
+
+    A browser asks us first (CORS preflight) before it sends any other content type, so that a
+    page which slipped through the rules above still could not act. Uploads are bytes.
+    """
+    if caller.origin is OriginKind.NONE or method not in {"POST", "PUT", "PATCH"}:
+        return
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind not in {"application/json", "application/octet-stream"}:
+        raise BadRequestError(
+            f"a page sent Content-Type {kind[:60]!r}; what changes the box comes as"
+            " application/json",
+            hint="set the header Content-Type: application/json",
+        )
+
+
+def _is_foreign(headers: CIMultiDictProxy[str]) -> bool:
+    """Whether a browser says that another site's page is behind this (Fetch Metadata). A link that
+    a person followed is welcome: the page here opens on its own, and the other cannot look in."""
+    if headers.get("Sec-Fetch-Site") != "cross-site":
+        return False
+    is_link = headers.get("Sec-Fetch-Mode") == "navigate"
+    return not (is_link and headers.get("Sec-Fetch-Dest") == "document")
 
 
 def _literal(host: str) -> Address | None:

@@ -5,7 +5,7 @@ from aiohttp import web
 from appliance.access.keys import Key
 from appliance.http import keys_wire as wire
 from appliance.http.body import read_json
-from appliance.http.context import ACCESS, CALLER, DISCOVERY, FIELDS, SETTINGS, STATE
+from appliance.http.context import ACCESS, CALLER, DISCOVERY, FIELDS, SETTINGS, STATE, USAGE
 from appliance.http.errors import FieldError
 from appliance.http.ollama import json_response
 
@@ -45,9 +45,14 @@ async def pair(request: web.Request) -> web.StreamResponse:
 
 
 async def list_keys(request: web.Request) -> web.StreamResponse:
-    """GET /hearth/v1/keys: the newest first, revoked ones too."""
-    keys = [wire.key_answer(key) for key in request.app[ACCESS].keys.list()]
-    return json_response({"keys": keys, "guests": []})
+    """GET /hearth/v1/keys: the newest first, revoked ones too, and lately seen guests."""
+    usage = request.app[USAGE]
+    keys = [
+        wire.key_answer(key, usage.tokens_today(key.facts))
+        for key in request.app[ACCESS].keys.list()
+    ]
+    guests = [wire.guest_answer(guest) for guest in usage.guests()]
+    return json_response({"keys": keys, "guests": guests})
 
 
 async def create_key(request: web.Request) -> web.StreamResponse:

@@ -8,6 +8,7 @@ import msgspec
 from appliance.access.audit import Entry
 from appliance.access.caller import Caller, KeyFacts, Scope
 from appliance.access.keys import Key
+from appliance.access.usage import Guest
 from appliance.errors import BadRequestError, ModelNameError
 from appliance.http.errors import FieldError
 from appliance.library.names import ModelName
@@ -96,6 +97,16 @@ def key_answer(key: Key, tokens_today: int = 0) -> dict[str, Any]:
         "created_at": _moment(key.created_at),
         "last_used_at": _moment(key.last_used_at),
         "revoked_at": _moment(key.revoked_at),
+    }
+
+
+def guest_answer(guest: Guest) -> dict[str, Any]:
+    """One client without a key; counts are today's."""
+    return {
+        "address": guest.address,
+        "requests": guest.requests,
+        "tokens": guest.tokens,
+        "last_seen_at": _moment(guest.seen_at),
     }
 
 

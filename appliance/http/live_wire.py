@@ -183,7 +183,7 @@ async def updates(app: web.Application) -> dict[str, Any]:
     channels, _ = await app[CHANNELS].list()
     return {
         "bundles": [bundle_entry(ModelName.parse(each.name).short, each) for each in states],
-        "channels": [channel_entry(each) for each in channels],
+        "channels": [channel_entry(each, with_reasons=False) for each in channels],
     }
 
 

@@ -23,11 +23,12 @@ _MAX_MODELS = 1000
 
 
 class ImportBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """POST /hearth/v1/import. No models: all that are for this box."""
+    """POST /hearth/v1/import. No models: all that are for this box, and what channels say."""
 
     path: _Text
     models: Annotated[list[_Text], msgspec.Meta(max_length=_MAX_MODELS)] = []
     retry: bool = False  # also releases that failed here before
+    follow: Annotated[list[_Text], msgspec.Meta(max_length=_MAX_MODELS)] = []  # channels
 
 
 class ExportBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +44,8 @@ async def bring(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, ImportBody)
     request[FIELDS]["medium"] = body.path
     names = [ModelName.parse(text) for text in body.models]
-    lines = request.app[IMPORTER].bring(Path(body.path), names, retry=body.retry)
+    path, importer = Path(body.path), request.app[IMPORTER]
+    lines = importer.bring(path, names, retry=body.retry, follow=body.follow)
     return await stream(request, documents(lines), NDJSON)
 
 

@@ -7,7 +7,7 @@ question for the scope (access.py) comes between guard and drain.
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from appliance.access.caller import OriginKind
 from appliance.errors import OverloadedError
@@ -22,8 +22,9 @@ from appliance.http.context import (
     STATE,
 )
 from appliance.http.counting import note_failure, note_request
-from appliance.http.errors import Dialect, Problem, problem_of
+from appliance.http.errors import Dialect, ExpectationError, Problem, problem_of
 from appliance.http.logline import write_failure, write_line
+from appliance.http.malformed import require_plain_request
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -86,6 +87,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError
+    require_plain_request(request)
     info = transport.get_extra_info
     caller = request.app[GUARD].admit(request.headers, info("peername"), info("sockname"))
     request[CALLER] = caller
@@ -104,6 +106,25 @@ async def drain(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
+def without_welcome(route: web.RouteDef) -> web.RouteDef:
+    """The route, but an `Expect` header waits for `welcome`. aiohttp would answer it before the
+    guard, and invite the body of a request that is going to be refused (RFC 9110 §10.1.1)."""
+    options = {**route.kwargs, "expect_handler": _wait}
+    return web.RouteDef(route.method, route.path, route.handler, options)
+
+
+@web.middleware
+async def welcome(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Behind all that may refuse: let a client send the body that it holds back."""
+    expected = request.headers.get("Expect", "").lower()
+    if expected not in {"", "100-continue"}:
+        raise ExpectationError(f"Expect: {expected[:40]!r} cannot be met; 100-continue can")
+    if expected and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp does: the answer itself has not begun
+    return await handler(request)
+
+
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal on_response_prepare: headers that every answer carries, streams included."""
     response.headers["Server"] = "hearth"
@@ -117,6 +138,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
         own = response.headers.get("Vary")
         response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
+
+
+async def _wait(_request: web.Request) -> None:
+    """Says nothing yet."""
 
 
 def _answer(request: web.Request, error: Exception) -> web.Response:

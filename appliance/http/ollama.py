@@ -18,7 +18,7 @@ from appliance.http.access import require, require_model
 from appliance.http.body import read_json
 from appliance.http.context import CHAT, FIELDS, LIBRARY, METRICS, SETTINGS
 from appliance.http.counting import note_embeddings
-from appliance.http.fields import caller_of
+from appliance.http.limits import check_options, share_of
 from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
 
@@ -29,7 +29,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     """POST /api/generate."""
     body = await read_json(request, wire.GenerateRequest)
     body.check()
-    job = body.to_job(caller_of(request))
+    job = body.to_job(share_of(request))
     await _require_ability(request, body.model, body.refused_ability())
     return await _answer(request, job, wire.generate_answer, streams=body.stream)
 
@@ -38,7 +38,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """POST /api/chat."""
     body = await read_json(request, wire.ChatRequest)
     body.check()
-    job = body.to_job(caller_of(request), request.app[SETTINGS].max_messages)
+    job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
     await _require_ability(request, body.model, body.refused_ability())
     return await _answer(request, job, wire.chat_answer, streams=body.stream)
 
@@ -46,7 +46,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
 async def embed(request: web.Request) -> web.StreamResponse:
     """POST /api/embed."""
     body = await read_json(request, wire.EmbedBody)
-    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    found = await embeddings_of(request, body.to_embed(share_of(request)))
     return json_response(
         {
             "model": body.model,
@@ -61,7 +61,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /api/embeddings."""
     body = await read_json(request, wire.EmbeddingsBody)
-    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    found = await embeddings_of(request, body.to_embed(share_of(request)))
     return json_response({"embedding": found.vectors[0] if found.vectors else []})
 
 
@@ -70,6 +70,7 @@ async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embedding
     fields = request[FIELDS]
     fields["model"] = wanted.model
     require_model(request, wanted.model)
+    check_options(request, wanted.options)
     try:
         found = await request.app[CHAT].embed(wanted)
     except (ModelNameError, ModelNotFoundError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.access.shares import Share
 from appliance.chat.events import Completion, Done, EmbedRequest, JobRequest, Message
 from appliance.errors import BadRequestError
 from appliance.http.fields import (
@@ -57,7 +58,7 @@ class _Common(msgspec.Struct, kw_only=True):
                 f'invalid think value: "{seen}" (must be {levels}, true, or false)'
             )
 
-    def job(self, work: tuple[Message, ...] | Completion | None, caller: str) -> JobRequest:
+    def job(self, work: tuple[Message, ...] | Completion | None, share: Share) -> JobRequest:
         """The job for `work`; raises BadRequestError."""
         return JobRequest(
             model=self.model,
@@ -69,7 +70,7 @@ class _Common(msgspec.Struct, kw_only=True):
             shift=self.shift,
             logprobs=self.top_logprobs if self.logprobs else None,
             render_only=self.render_only,
-            caller=caller,
+            share=share,
         )
 
 
@@ -93,7 +94,7 @@ class GenerateRequest(_Common, kw_only=True):
         """An ability that the request needs and this release lacks."""
         return "insert" if self.suffix else _ability(bool(self.images), self.think)
 
-    def to_job(self, caller: str) -> JobRequest:
+    def to_job(self, share: Share) -> JobRequest:
         """An empty prompt only loads the model, or unloads it (Ollama API, generate)."""
         work = None
         if self.prompt:
@@ -104,7 +105,7 @@ class GenerateRequest(_Common, kw_only=True):
                 template=self.template or None,
                 context=token_ids_of("context", self.context),
             )
-        return self.job(work, caller)
+        return self.job(work, share)
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
@@ -134,11 +135,11 @@ class ChatRequest(_Common, kw_only=True):
             return "tools"
         return _ability(any(m.images for m in self.messages), self.think)
 
-    def to_job(self, caller: str, max_messages: int) -> JobRequest:
+    def to_job(self, share: Share, max_messages: int) -> JobRequest:
         """No messages only load the model, or unload it (Ollama API, chat)."""
         check_count("messages", len(self.messages), max_messages)
         messages = tuple(Message(m.role.lower(), m.content or "") for m in self.messages)
-        return self.job(messages or None, caller)
+        return self.job(messages or None, share)
 
 
 class EmbedBody(msgspec.Struct, kw_only=True):
@@ -151,7 +152,7 @@ class EmbedBody(msgspec.Struct, kw_only=True):
     keep_alive: Any = None
     options: dict[str, Any] = {}
 
-    def to_embed(self, caller: str) -> EmbedRequest:
+    def to_embed(self, share: Share) -> EmbedRequest:
         """No input only loads the model; raises BadRequestError."""
         if self.dimensions < 0:
             raise BadRequestError(f"dimensions must be 0 or more, not {self.dimensions}")
@@ -164,7 +165,7 @@ class EmbedBody(msgspec.Struct, kw_only=True):
             keep_alive=keep_alive_of(self.keep_alive),
             truncate=self.truncate,
             dimensions=self.dimensions or None,
-            caller=caller,
+            share=share,
         )
 
     def _inputs(self) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
     keep_alive: Any = None
     options: dict[str, Any] = {}
 
-    def to_embed(self, caller: str) -> EmbedRequest:
+    def to_embed(self, share: Share) -> EmbedRequest:
         if not self.model:
             raise BadRequestError("model is required")
         return EmbedRequest(
@@ -193,7 +194,7 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
             options=options_of(self.options),
             keep_alive=keep_alive_of(self.keep_alive),
             normalize=False,
-            caller=caller,
+            share=share,
         )
 
 

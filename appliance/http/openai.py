@@ -16,7 +16,7 @@ from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.choices import run_choices
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
-from appliance.http.fields import caller_of
+from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
 from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
@@ -27,7 +27,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     fields = await read_object(request)
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.ChatRequest)
-    jobs = body.to_jobs(caller_of(request), request.app[SETTINGS].max_messages)
+    jobs = body.to_jobs(share_of(request), request.app[SETTINGS].max_messages)
     shape = answers.ChatShape(top=body.top_logprobs or 0)
     if body.render_only:
         folded = await fold(run_job(request, jobs[0]))
@@ -41,14 +41,14 @@ async def completions(request: web.Request) -> web.StreamResponse:
     fields = await read_object(request)
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.CompletionRequest)
-    jobs = body.to_jobs(caller_of(request))
+    jobs = body.to_jobs(share_of(request))
     return await _answer(request, body, jobs, answers.TextShape(top=body.logprobs or 0))
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /v1/embeddings."""
     body = to_struct(await read_object(request), wire.EmbeddingsRequest)
-    found = await embeddings_of(request, body.to_embed(caller_of(request)))
+    found = await embeddings_of(request, body.to_embed(share_of(request)))
     as_base64 = body.encoding_format == "base64"
     return _json(answers.embeddings_answer(found, body.model, as_base64=as_base64))
 

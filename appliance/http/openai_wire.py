@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.access.shares import Share
 from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import (
@@ -116,7 +117,7 @@ class _Common(msgspec.Struct, kw_only=True):
         """Whether a stream ends with a chunk that holds the usage."""
         return self.stream and self.stream_options.include_usage
 
-    def job(self, work: tuple[Message, ...] | Completion, caller: str) -> JobRequest:
+    def job(self, work: tuple[Message, ...] | Completion, share: Share) -> JobRequest:
         """The job of the first choice; raises BadRequestError."""
         if not self.model:
             raise FieldError("model", "model is required")
@@ -130,7 +131,7 @@ class _Common(msgspec.Struct, kw_only=True):
             logit_bias=self._biases(),
             keep_alive=keep_alive_of(self.keep_alive),
             truncate=self.truncate,
-            caller=caller,
+            share=share,
         )
 
     def token_limit(self) -> int | None:
@@ -206,14 +207,14 @@ class ChatRequest(_Common, kw_only=True):
     response_format: ResponseFormat = msgspec.field(default_factory=ResponseFormat)
     render_only: bool = msgspec.field(name="_debug_render_only", default=False)
 
-    def to_jobs(self, caller: str, max_messages: int) -> list[JobRequest]:
+    def to_jobs(self, share: Share, max_messages: int) -> list[JobRequest]:
         """One job per choice."""
         if not self.messages:
             raise FieldError("messages", "[] is too short - 'messages'")
         check_count("messages", len(self.messages), max_messages)
         messages = tuple(message.to_message() for message in self.messages)
         job = replace(
-            self.job(messages, caller),
+            self.job(messages, share),
             constraint=self.response_format.constraint(),
             logprobs=self._logprobs(),
             render_only=self.render_only,
@@ -247,7 +248,7 @@ class CompletionRequest(_Common, kw_only=True):
     logprobs: int | None = None
     best_of: int | None = None
 
-    def to_jobs(self, caller: str) -> list[JobRequest]:
+    def to_jobs(self, share: Share) -> list[JobRequest]:
         """`n` jobs per prompt, prompt after prompt."""
         if self.best_of not in {None, 1, self.n}:
             raise RefusedFieldError(
@@ -261,7 +262,7 @@ class CompletionRequest(_Common, kw_only=True):
         check_count("prompt", len(prompts), MAX_PROMPTS)
         jobs = []
         for prompt in prompts:
-            job = replace(self.job(_raw(prompt), caller), logprobs=self.logprobs)
+            job = replace(self.job(_raw(prompt), share), logprobs=self.logprobs)
             jobs += _choices(job, self.n)
         check_count("choices", len(jobs), MAX_CHOICES)
         return jobs
@@ -277,7 +278,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     options: dict[str, Any] = {}
     keep_alive: Any = None
 
-    def to_embed(self, caller: str) -> EmbedRequest:
+    def to_embed(self, share: Share) -> EmbedRequest:
         """Raises BadRequestError."""
         if not self.model:
             raise FieldError("model", "model is required")
@@ -297,7 +298,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
             options=options_of(self.options),
             keep_alive=keep_alive_of(self.keep_alive),
             dimensions=_at_least_one("dimensions", self.dimensions),
-            caller=caller,
+            share=share,
         )
 
 

@@ -21,6 +21,7 @@ from appliance.http.access import require_model
 from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METER, METRICS, SETTINGS
 from appliance.http.counting import JobClock
 from appliance.http.errors import Dialect, problem_of
+from appliance.http.limits import check_options
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
 
@@ -66,6 +67,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
     fields = request[FIELDS]
     fields["model"] = job.model
     require_model(request, job.model)
+    check_options(request, job.options)
     came = time.monotonic()
     clock = JobClock(request.app[METRICS], job.model, came)
     try:

@@ -239,13 +239,17 @@ class BlobWriter:
         self._file = self._temp = None
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Replace the file at `path` durably; readers see the old content or the new."""
+def atomic_write(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file at `path` durably; readers see the old content or the new.
+
+    mode  its permissions from its first byte on, less the process's umask
+    """
     temp = path.parent / f"{_TEMP_PREFIX}{secrets.token_hex(8)}"
     with disk_errors(path.name):
         make_folders(path.parent)
         try:
-            with temp.open("xb", buffering=0) as file:
+            opened = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(opened, "wb", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 _write_all(file, data)
                 os.fsync(file.fileno())
@@ -280,6 +284,12 @@ def sweep_temps(folder: Path) -> None:
             with contextlib.suppress(BlockingIOError), Path(entry.path).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 Path(entry.path).unlink(missing_ok=True)
+
+
+def sweep_temps_below(folder: Path) -> None:
+    """As `sweep_temps`, in the folder, if there is one, and in all below it."""
+    for here, _, _ in os.walk(folder):
+        sweep_temps(Path(here))
 
 
 def missing_blob(digest: Digest) -> LibraryError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from appliance.access.shares import BOX, Path
 from appliance.config import Settings
 from appliance.errors import ApplianceError, MemoryFitError, OverloadedError, UnsupportedError
 from appliance.hardware import Memory, read_memory
@@ -100,7 +101,7 @@ class Models:
         options: Mapping[str, Any],
         *,
         keep_alive: float | None = None,
-        caller: str = "",
+        share: Path = BOX,
         place: ModelName | None = None,
     ) -> AsyncGenerator[Lease, None]:
         """Hold a slot of the loaded model; it stays loaded for `keep_alive` seconds afterwards.
@@ -108,9 +109,12 @@ class Models:
         `place` is the name that it is loaded and unloaded under, if not its own: a second model of
         one name must not take the first one's worker.
 
-        Raises OverloadedError (queue full, no room beside busy models, or closed), MemoryFitError
-        (never fits), UnsupportedError (not by the engine that the settings ask for) and
-        EngineError (cannot be loaded). A file that may be damaged is told to `on_format_error`.
+        `share` is whose turn it is in the queue.
+
+        Raises OverloadedError (queue full, no room beside busy models, or closed), RateLimitedError
+        (too many wait of this share), MemoryFitError (never fits), UnsupportedError (not by the
+        engine that the settings ask for) and EngineError (cannot be loaded). A file that may be
+        damaged is told to `on_format_error`.
         """
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
@@ -131,7 +135,7 @@ class Models:
         seconds = self._settings.keep_alive if keep_alive is None else keep_alive
         self.on_change()
         try:
-            async with resident.lease(spec, stored, caller, load) as lease:
+            async with resident.lease(spec, stored, share, load) as lease:
                 resident.keep_alive_s = seconds
                 with self._held():
                     yield lease

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from appliance.access.shares import Path
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.planner import NOTHING
@@ -29,6 +30,7 @@ class Lease:
     queue_position: int
     queue_ns: int
     load_ns: int
+    priority: int = 0  # in engines that run several at once: who runs little goes first
 
 
 class Resident:
@@ -70,12 +72,13 @@ class Resident:
 
     @asynccontextmanager
     async def lease(
-        self, spec: LoadSpec, stored: StoredModel, caller: str, load: Loader
+        self, spec: LoadSpec, stored: StoredModel, share: Path, load: Loader
     ) -> AsyncGenerator[Lease, None]:
         """Wait for a slot, (re)load if the worker is not the one of `spec`, and hold the slot."""
         came = time.monotonic_ns()
-        position = await self.queue.acquire(caller)
+        position = await self.queue.acquire(share)
         granted = time.monotonic_ns()
+        priority = 1 - self.queue.running_of(share)
         try:
             async with self._gate:
                 load_ns = await self._prepare(spec, stored, load)
@@ -87,7 +90,7 @@ class Resident:
                 self._users += 1
                 self._idle.clear()
             try:
-                yield Lease(client, position, granted - came, load_ns)
+                yield Lease(client, position, granted - came, load_ns, priority)
             finally:
                 self._users -= 1
                 self._left.set()
@@ -97,7 +100,7 @@ class Resident:
                     keep_s = 0.0 if self._is_leaving else self.keep_alive_s
                     self.expires_at = self.idle_since + keep_s
         finally:
-            self.queue.release((time.monotonic_ns() - granted) / 1e9)
+            self.queue.release(share, (time.monotonic_ns() - granted) / 1e9)
 
     def detach(self) -> EngineClient | None:
         """Forget the worker and hand it to the caller, who closes it."""

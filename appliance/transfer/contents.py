@@ -72,7 +72,7 @@ async def _document(registry: Registry, url: URL, digest: Digest, max_bytes: int
 
     async def attempt() -> bytes:
         async with registry.request("GET", url, headers={"Accept": _ACCEPT}) as response:
-            return await read_capped(response, max_bytes)
+            return await read_capped(response, max_bytes, registry.patience.stall_s)
 
     data = await registry.patience.for_answers().insist(attempt)
     if (found := Digest.of(data)) != digest:

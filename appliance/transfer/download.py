@@ -19,12 +19,13 @@ from appliance.library.manifest import Digest
 from appliance.threads import to_end
 from appliance.transfer.pace import Pace
 from appliance.transfer.partial import Partial
+from appliance.transfer.patience import DripWatch
 from appliance.transfer.registry import Registry
+from appliance.transfer.telling import most_telling
 
 log = logging.getLogger("hearth.transfer")
 
 PIECE_BYTES = 1 << 20  # handed to a writing thread at once
-DRIP_BYTES = 64 << 10  # the least that a server must send within the time of a stall
 PROGRESS_BYTES = 256 << 10  # a try that brought so much was not in vain
 
 Report = Callable[[int], None]  # bytes that are here
@@ -42,10 +43,10 @@ async def fetch_blob(
 ) -> None:
     """Bring blob `digest` of `size` bytes into the store, checked and durable.
 
-    Raises the last source's RegistryError, DiskFullError or LibraryError; cancelled or failed, it
+    Raises the sources' most telling RegistryError, DiskFullError or LibraryError; broken off, it
     keeps what came for the next try, unless the bytes were wrong.
     """
-    last: RegistryError | None = None
+    failures: list[RegistryError] = []
     for registry in registries:
         source = "" if registry.source.is_folder else str(registry.source)
         download = _Download(Partial(store, digest, size, source), registry, report)
@@ -53,10 +54,10 @@ async def fetch_blob(
             await download.run(parts)
         except RegistryError as error:
             log.warning("download failed source=%s blob=%s: %s", registry.source, digest, error)
-            last = error
+            failures.append(error)
         else:
             return
-    raise last or RegistryError(f"no registry to get blob {digest} from")
+    raise most_telling(failures or [RegistryError(f"no registry to get blob {digest} from")])
 
 
 class _Download:
@@ -209,25 +210,17 @@ async def _pieces(
 ) -> AsyncGenerator[Piece, None]:
     """The body in pieces of a good size for the disk; what came before a break is yielded too.
 
-    Raises RegistryUnreachableError when less than DRIP_BYTES come in `stall_s`; that nothing at all
-    comes is the session's to notice.
+    Raises RegistryUnreachableError when they only drip; see DripWatch.
     """
     pending: Piece = []
     size = 0
-    now = asyncio.get_running_loop().time
-    came, since = 0, now()
+    watch = DripWatch(stall_s, response.url.origin())
     try:
         async for data in response.content.iter_any():
             pending.append(data)
             size += len(data)
-            came += len(data)
-            if came >= DRIP_BYTES:
-                came, since = 0, now()
-            elif now() - since > stall_s:
-                raise RegistryUnreachableError(
-                    f"{response.url.origin()} sent only {came} bytes in {stall_s:g} s"
-                )
-            since += await pace.received(len(data))  # our own wish, not the server's fault
+            watch.came(len(data))
+            watch.rested(await pace.received(len(data)))
             if size >= PIECE_BYTES:
                 yield pending
                 pending, size = [], 0

@@ -12,6 +12,8 @@ from appliance.errors import RegistryUnreachableError
 
 log = logging.getLogger("hearth.transfer")
 
+DRIP_BYTES = 64 << 10  # the least that a server must send within the time of a stall
+
 T = TypeVar("T")
 
 
@@ -62,3 +64,29 @@ class Patience:
             raise error
         log.info("registry failed, asking again failures=%d reason=%s", failures, error)
         await asyncio.sleep(self.wait_s(failures, error.retry_after_s))
+
+
+class DripWatch:
+    """Tells a body that comes a byte now and then from one that comes slowly. That nothing at all
+    comes is the session's to notice."""
+
+    def __init__(self, stall_s: float, source: object) -> None:
+        """source  whom to blame"""
+        self._stall_s = stall_s
+        self._source = source
+        self._now = asyncio.get_running_loop().time
+        self._came, self._since = 0, self._now()
+
+    def came(self, size: int) -> None:
+        """Raises RegistryUnreachableError when less than DRIP_BYTES came in the time of a stall."""
+        self._came += size
+        if self._came >= DRIP_BYTES:
+            self._came, self._since = 0, self._now()
+        elif self._now() - self._since > self._stall_s:
+            raise RegistryUnreachableError(
+                f"{self._source} sent only {self._came} bytes in {self._stall_s:g} s"
+            )
+
+    def rested(self, seconds: float) -> None:
+        """We did not read for so long, which is our own wish and not the server's fault."""
+        self._since += seconds

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Self
+from typing import Any, Self
 
 from yarl import URL
 
@@ -68,6 +68,16 @@ class Proxies:
         found = {s: Proxy.parse(text) for s, text in texts.items() if text and text != OFF}
         names = variable("no_proxy").lower().split(",")
         return cls(found, tuple(name.strip() for name in names if name.strip()))
+
+    def arguments(self, url: URL, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Of a request of aiohttp's session to `url`: its headers, and the proxy if any."""
+        proxy = self.of_url(url)
+        if proxy is None:
+            return {"headers": headers}
+        for_proxy = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+        if url.scheme == "http":  # then the proxy reads the request itself, else only a CONNECT
+            headers = {**headers, **for_proxy}
+        return {"headers": headers, "proxy": proxy.address, "proxy_headers": for_proxy}
 
     def of_url(self, url: URL) -> Proxy | None:
         """The proxy for a request to `url`; None: go there directly."""

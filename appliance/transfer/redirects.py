@@ -13,6 +13,9 @@ from yarl import URL
 
 from appliance.errors import RegistryError, RegistryUnreachableError
 
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 
 async def next_hop(url: URL, location: str, *, is_proxied: bool = False) -> URL:
     """The target of a redirect from `url`; raises RegistryError when it may not be followed.

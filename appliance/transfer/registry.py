@@ -9,7 +9,7 @@ import base64
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,17 +28,15 @@ from appliance.library.manifest import (
 from appliance.transfer.challenge import Challenge
 from appliance.transfer.identity import Identity
 from appliance.transfer.pace import Pace
-from appliance.transfer.patience import Patience
+from appliance.transfer.patience import DripWatch, Patience
 from appliance.transfer.proxies import Proxies
-from appliance.transfer.redirects import next_hop
+from appliance.transfer.redirects import MAX_REDIRECTS, REDIRECTS, next_hop
 from appliance.transfer.sources import Source
 
-MAX_REDIRECTS = 5
 MAX_ANSWER_BYTES = 1 << 20  # tokens and error texts
 MAX_ERROR_CHARACTERS = 300
 READ_BYTES = 1 << 20
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that another try may change
 _WHO_WE_ARE = "it may have to know this box: the public key is id_ed25519.pub in the state folder"
 
@@ -76,7 +74,7 @@ class Registry:
         accept = f"{MANIFEST_TYPE}, {OCI_MANIFEST_TYPE}"
         url = self.source.url(f"manifests/{tag}")
         async with self.request("GET", url, headers={"Accept": accept}) as response:
-            data = await read_capped(response, MAX_MANIFEST_BYTES)
+            data = await read_capped(response, MAX_MANIFEST_BYTES, self.patience.stall_s)
             promised = response.headers.get("Docker-Content-Digest", "")
         if promised.startswith("sha256:") and promised != str(Digest.of(data)):
             raise RegistryUnreachableError(
@@ -121,7 +119,7 @@ class Registry:
                 sent["Authorization"] = f"Bearer {self._token}"
             used = self._token
             async with self._send(method, url, sent, body) as response:
-                if response.status in _REDIRECTS and method in {"GET", "HEAD"}:
+                if response.status in REDIRECTS and method in {"GET", "HEAD"}:
                     hops += 1
                     if hops > MAX_REDIRECTS:
                         raise RegistryError(
@@ -146,23 +144,22 @@ class Registry:
     async def _send(
         self, method: str, url: URL, headers: Mapping[str, str], body: Body
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request, no redirects; what breaks on the way is a RegistryUnreachableError."""
+        """One request, no redirects; what breaks on the way is a RegistryUnreachableError.
+
+        The head of an answer to a reading method has the time of a stall, as it may drip too; that
+        to an upload comes when all is sent.
+        """
         data = body() if callable(body) else body
-        proxy, for_proxy = self.proxies.of_url(url), {}
-        if proxy and proxy.authorization:
-            for_proxy = {"Proxy-Authorization": proxy.authorization}
-        if url.scheme == "http":  # then the proxy reads the request itself, else only a CONNECT
-            headers = {**headers, **for_proxy}
+        arguments = self.proxies.arguments(url, headers)
+        limit_s = self.patience.stall_s if method in {"GET", "HEAD"} else None
         try:
-            async with self.session.request(
-                method,
-                url,
-                headers=headers,
-                data=data,
-                allow_redirects=False,
-                proxy=proxy.address if proxy else None,
-                proxy_headers=for_proxy,
-            ) as response:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(limit_s):
+                    response = await stack.enter_async_context(
+                        self.session.request(
+                            method, url, data=data, allow_redirects=False, **arguments
+                        )
+                    )
                 yield response
         except TimeoutError as error:
             raise RegistryUnreachableError(
@@ -200,15 +197,17 @@ class Registry:
             signed = await asyncio.to_thread(self.identity.authorization, str(url))
             async with self._send("GET", url, {"Authorization": signed}, None) as response:
                 await self._check(response)
-                data = await read_capped(response, MAX_ANSWER_BYTES)
+                data = await read_capped(response, MAX_ANSWER_BYTES, self.patience.stall_s)
             self._token = _token_of(data)
 
 
-async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body; raises RegistryError past `limit` bytes."""
+async def read_capped(response: aiohttp.ClientResponse, limit: int, stall_s: float) -> bytes:
+    """The whole body; raises RegistryError past `limit` bytes, and when it only drips."""
     data = bytearray()
+    watch = DripWatch(stall_s, response.url.origin())
     async for piece in response.content.iter_any():
         data += piece
+        watch.came(len(piece))
         if len(data) > limit:
             raise RegistryError(f"{response.url.origin()} sent more than the {limit} bytes allowed")
     return bytes(data)

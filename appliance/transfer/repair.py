@@ -20,7 +20,9 @@ from appliance.threads import to_end
 from appliance.transfer.contents import NetworkContent
 from appliance.transfer.download import Report, fetch_blob
 from appliance.transfer.gather import Gatherer
+from appliance.transfer.patience import DripWatch
 from appliance.transfer.registry import Registry
+from appliance.transfer.telling import most_telling
 
 MAX_DOCUMENT_BYTES = 4 << 20
 
@@ -73,8 +75,10 @@ class RegistryRepairer:
         data = bytearray()
         async with self.registry.blob(digest, first, end - 1) as response:
             skip = first if response.status == 200 else 0
+            watch = DripWatch(self.registry.patience.stall_s, self.registry.source)
             async for piece in response.content.iter_any():
-                await self.registry.pace.received(len(piece))
+                watch.came(len(piece))
+                watch.rested(await self.registry.pace.received(len(piece)))
                 passed = min(skip, len(piece))
                 skip -= passed
                 data += piece[passed:]
@@ -157,28 +161,28 @@ class Repairs:
         self, mending: Mending, digest: Digest, span: Span, sources: Sequence[Repairer]
     ) -> str:
         """Replace one chunk; returns the source's name."""
-        last = _nobody(digest)
+        failures: list[RegistryError] = []
         for source in sources:
             try:
                 data = await source.read(digest, span)
             except RegistryError as error:
-                last = error
+                failures.append(error)
                 continue
             if await to_end(mending.put, span, data):
                 return str(source)
-            last = RegistryError(f"{source} has other bytes of blob {digest}")
-        raise last
+            failures.append(RegistryError(f"{source} has other bytes of blob {digest}"))
+        raise most_telling(failures or [_nobody(digest)])
 
     async def _replace(self, damage: Damage, sources: Sequence[Repairer]) -> Repaired:
-        last = _nobody(damage.digest)
+        failures: list[RegistryError] = []
         for source in sources:
             try:
                 await source.fetch(damage.digest, damage.size, self._library.blobs, lambda _: None)
             except RegistryError as error:
-                last = error
+                failures.append(error)
             else:
                 return Repaired(damage.digest, damage.size, str(source))
-        raise last
+        raise most_telling(failures or [_nobody(damage.digest)])
 
 
 def _nobody(digest: Digest) -> RegistryError:

@@ -22,6 +22,7 @@ from appliance.transfer.contents import NetworkContent
 from appliance.transfer.gather import Gatherer
 from appliance.transfer.identity import Identity
 from appliance.transfer.jobs import SharedJobs, Title
+from appliance.transfer.opener import Opener
 from appliance.transfer.pace import Activity, Pace
 from appliance.transfer.patience import Patience
 from appliance.transfer.progress import Progress, Tell
@@ -107,6 +108,10 @@ class Transfers:
         """The network sources of signed releases at these addresses, in order."""
         parts = self._settings.transfer_parts
         return tuple(NetworkContent(address, self._registry, parts) for address in addresses)
+
+    def opener(self) -> Opener:
+        """For small files outside; call it on the event loop."""
+        return Opener(self.session, self.proxies)
 
     @property
     def session(self) -> aiohttp.ClientSession:

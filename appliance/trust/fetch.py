@@ -18,13 +18,18 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 
+from appliance.errors import ApplianceError
+
 CHUNK_BYTES = 64 * 1024
 NOT_FOUND = 404
 
 _FOLDER_URL = "folder:/"
-_MAX_REDIRECTS = 3
 
 T = TypeVar("T")
+
+# GETs an address on the event loop; any answer, after those redirects that may be followed. Raises
+# aiohttp.ClientError, or ApplianceError for one that may not.
+Open = Callable[[str], Coroutine[Any, Any, aiohttp.ClientResponse]]
 
 
 class Reader(Protocol):
@@ -62,12 +67,12 @@ def from_folder(folder: Path, *below: str) -> Source:
 
 def from_url(
     url: str,
-    session: aiohttp.ClientSession,
+    open_url: Open,
     loop: asyncio.AbstractEventLoop,
     limits: Limits = Limits(),
 ) -> Source:
     """For one refresh that runs in another thread than `loop`; the total deadline starts now."""
-    return Source(HttpReader(session, loop, limits), url, is_removable=False)
+    return Source(HttpReader(open_url, loop, limits), url, is_removable=False)
 
 
 class FolderReader:
@@ -126,23 +131,23 @@ class FolderReader:
 
 
 class HttpReader:
-    """Reads through the service's own aiohttp session; runs in another thread than its loop."""
+    """Reads by way of the service's event loop; runs in another thread than that."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        open_url: Open,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = session
+        self._open = open_url
         self._loop = loop
         self._limits = limits
         self._monotonic = monotonic
         self._deadline = monotonic() + limits.total_s
 
     def chunks(self, url: str) -> Generator[bytes, None, None]:
-        answer = self._wait(self._get(url), url)
+        answer = self._wait(self._open(url), url)
         try:
             if answer.status != 200:
                 raise DownloadHTTPError(f"{url} answers {answer.status}", answer.status)
@@ -150,15 +155,6 @@ class HttpReader:
                 yield chunk
         finally:
             self._loop.call_soon_threadsafe(answer.close)
-
-    async def _get(self, url: str) -> aiohttp.ClientResponse:
-        # identity: a limit on bytes must be one on the bytes that were sent
-        return await self._session.get(
-            url,
-            headers={"Accept-Encoding": "identity"},
-            max_redirects=_MAX_REDIRECTS,
-            timeout=aiohttp.ClientTimeout(),
-        )
 
     def _wait(self, step: Coroutine[Any, Any, T], url: str) -> T:
         """Run one step on the loop, within both limits; raises DownloadError."""
@@ -172,5 +168,5 @@ class HttpReader:
                 f"{url} sent nothing for {self._limits.stall_s:g} s, or the whole took more than "
                 f"{self._limits.total_s:g} s"
             ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, ApplianceError, OSError, ValueError) as error:
             raise DownloadError(f"{url} cannot be read: {error}") from error

@@ -10,6 +10,7 @@ A root is trusted because a person compared its fingerprint, never because it wa
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _CONTENT = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?|registry\+https?://[^\s/?#]+/?")
 _PIN = "root.pin.json"
 _DEFINITION = "repository.json"
+_DRAFT, _GONE = ".new-", ".gone-"  # before the names of folders that are none of ours yet, any more
+_YOUNG_S = 3600
 _GROUPS, _GROUP_DIGITS = 8, 5
 
 
@@ -161,10 +164,20 @@ class Repositories:
     def remove(self, name: str) -> None:
         """Forget a repository, its root and its floor; what it installed stays."""
         self._require(name)
-        gone = self._folder / f".gone-{secrets.token_hex(8)}"
+        gone = self._folder / f"{_GONE}{secrets.token_hex(8)}"
         self._disk.rename(self._folder / name, gone)
         self._disk.sync_folder(self._folder)
         shutil.rmtree(gone)
+
+    def sweep(self) -> None:
+        """Remove what an enrolment or a removal left that died; one that runs now is young."""
+        if not self._folder.is_dir():
+            return
+        oldest = time.time() - _YOUNG_S
+        for path in self._folder.iterdir():
+            is_draft = path.name.startswith((_DRAFT, _GONE))
+            if is_draft and path.is_dir() and path.stat().st_mtime < oldest:
+                shutil.rmtree(path)
 
     def all(self) -> list[Repository]:
         """In order of names. Raises LibraryError for a damaged one: nothing then fails open."""
@@ -214,7 +227,7 @@ class Repositories:
 
     def _write(self, repository: Repository, candidate: Candidate) -> None:
         """All files under a hidden name first: a repository is enrolled wholly or not."""
-        draft = self._folder / f".new-{secrets.token_hex(8)}"
+        draft = self._folder / f"{_DRAFT}{secrets.token_hex(8)}"
         stored = _Stored(repository, candidate.fingerprint)
         self._disk.make_folder(draft)
         self._disk.write(draft / _PIN, candidate.root)

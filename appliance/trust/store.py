@@ -53,12 +53,17 @@ class TrustStore:
         self._released_s = released_s
 
     def refresh(
-        self, source: Source, wanted: Sequence[str] = (), hoped: Sequence[str] = ()
+        self,
+        source: Source,
+        wanted: Sequence[str] = (),
+        hoped: Sequence[str] = (),
+        accept: Callable[[Trusted], None] = lambda _: None,
     ) -> Trusted:
         """Update from `source` and look up `wanted`, and of `hoped` what is listed; raises
         TrustError, DiskFullError.
 
-        On TrustError the targets that were trusted before are so still.
+        On TrustError the targets that were trusted before are so still. `accept` sees what would
+        be trusted; when it raises, nothing of that is kept.
         """
         from appliance.trust import metadata
 
@@ -74,6 +79,7 @@ class TrustStore:
             floor = self._raised(proof.held(), error)
             if error is None:
                 trusted = self._judge(proof, floor, wanted, hoped)
+                accept(trusted)
                 self._commit(before, after, floor)
                 return trusted
             if not source.is_removable:

@@ -68,7 +68,7 @@ class Generation:
         session = self._session
         if self._cached < 0:
             self._started_ns = time.monotonic_ns()
-            self._cached = session.reuse(self._prompt.tokens)
+            self._cached = session.reuse(self._prompt.tokens, self.request.cache_salt)
         start = len(session.tokens)
         chunk = self._prompt.tokens[start : start + session.batch_size]
         if not session.extend(chunk):

@@ -91,6 +91,7 @@ class Session:
         self._log = log
         self.tokens: list[int] = []
         self._pure = 0  # leading tokens whose KV has only ever seen exactly the tokens before them
+        self._salt = ""  # of the prompt whose KV this is
         self.can_shift = bool(self._memory and lib.llama_memory_can_shift(self._memory))
         # positions and sequence stay NULL: llama.cpp then continues sequence 0 (llama.h)
         self._chunk = (ctypes.c_int32 * batch_size)()
@@ -117,11 +118,17 @@ class Session:
     def is_full(self) -> bool:
         return len(self.tokens) >= self.context_length
 
-    def reuse(self, prompt: Sequence[int]) -> int:
+    def reuse(self, prompt: Sequence[int], salt: str) -> int:
         """Keep the KV of the longest common prefix with `prompt`, drop the rest; its length.
+
+        Of a prompt with another salt nothing is kept: how many tokens were cached, and how soon an
+        answer begins, would tell one client what another asked.
 
         At least the last token of the prompt is left to compute, since its logits are needed.
         """
+        if salt != self._salt:
+            self.clear()
+            self._salt = salt
         limit = min(self._pure, len(prompt) - 1)
         pairs = zip(self.tokens[:limit], prompt, strict=False)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

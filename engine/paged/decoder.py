@@ -49,6 +49,7 @@ class Decoder:
         """
         ops, spec, weights = self._ops, self.spec, self._weights
         residual = functional.embedding(token_ids, weights.embedding)
+        residual = residual.to(weights.output_norm.dtype)
         if spec.embedding_scale != 1.0:
             residual = residual * spec.embedding_scale
         angles = weights.rope.angles(positions)

@@ -8,7 +8,7 @@ know a new device must cost speed, not the engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,9 @@ from engine.paged.kernels.ops import TritonOps
 from engine.paged.kernels.planar_linear import planar_matmul_torch, planar_matmul_triton
 from engine.paged.kernels.sample import Choose, sample_torch, sample_triton
 from engine.paged.layers import Ops, TorchOps
+from engine.paged.memory import BLOCK_SIZE
+from engine.paged.native.library import Library, NativeError, library
+from engine.paged.native.loops import NATIVE_TYPES, NativeLinear, NativeOps, NativePaged
 from engine.paged.weights.planar import PLANAR_TYPES, repack
 
 MIN_CAPABILITY = (8, 0)  # Ampere: asynchronous copies and bf16
@@ -42,6 +45,7 @@ class BackEnds:
     num_sms: int  # for kernels that multiply by quantized weights; 0: weights are decoded at load
     has_graphs: bool  # launches depend on shapes only and run on a GPU: decode steps are captured
     description: str
+    native: Library | None = None  # multiplies on the CPU, also by weights in half precision
 
 
 def choose_back_ends(device: torch.device, num_sms: int, failures: Failures | None) -> BackEnds:
@@ -66,11 +70,46 @@ def find_back_ends(
 ) -> BackEnds:
     """Probe and choose. interpreted: try the kernels on the CPU too, in Triton's interpreter."""
     if device.type == "cpu" and not interpreted:
-        return choose_back_ends(device, 0, None)
+        return _on_the_cpu(dtype, head_dim)
     num_sms = _INTERPRETED_SMS
     if device.type == "cuda":
         num_sms = torch.cuda.get_device_properties(device).multi_processor_count
     return choose_back_ends(device, num_sms, probe(device, dtype, head_dim, num_sms))
+
+
+def _on_the_cpu(dtype: torch.dtype, head_dim: int) -> BackEnds:
+    """Compiled loops where they can be had and agree with torch, else torch."""
+    plain = choose_back_ends(torch.device("cpu"), 0, None)
+    if dtype != torch.float32:
+        return plain
+    try:
+        loops = library()
+    except NativeError as error:
+        return replace(plain, description=f"computed by torch ({error})")
+    if native_differs(loops, head_dim):
+        reason = "the compiled loops disagree with their reference"
+        return replace(plain, description=f"computed by torch ({reason})")
+    return replace(
+        plain,
+        attention=NativePaged(loops),
+        ops=NativeOps(loops),
+        description="computed by compiled loops",
+        native=loops,
+    )
+
+
+def native_differs(loops: Library, head_dim: int) -> bool:
+    """Whether the compiled loops compute something else than torch."""
+    cpu = torch.device("cpu")
+    x, weight = _random(cpu, torch.float32, 3, 40), _random(cpu, torch.float32, 100, 40)
+    return (
+        any(
+            _differs(NativeLinear(loops, weight.to(kind), None)(x), x @ weight.to(kind).float().T)
+            for kind in NATIVE_TYPES
+        )
+        or _ops_disagree(NativeOps(loops), cpu, torch.float32, head_dim)
+        or _attention_disagrees(NativePaged(loops), cpu, torch.float32, head_dim)
+    )
 
 
 def probe(device: torch.device, dtype: torch.dtype, head_dim: int, num_sms: int) -> Failures:
@@ -111,12 +150,18 @@ def _random(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
 def _attention_differs(
     device: torch.device, dtype: torch.dtype, head_dim: int, num_sms: int
 ) -> bool:
+    return _attention_disagrees(TritonPaged(num_sms), device, dtype, head_dim)
+
+
+def _attention_disagrees(
+    backend: AttentionBackend, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> bool:
     """Two tokens of prefill, then the second again as decode; plain and int8 caches."""
-    backend, twin = TritonPaged(num_sms), TorchPaged()
+    twin = TorchPaged()
     qkv, params = _random(device, dtype, 2, 4, head_dim), AttentionParams(head_dim**-0.5)
-    slots = torch.tensor([16, 17], device=device)
+    slots = torch.tensor([BLOCK_SIZE, BLOCK_SIZE + 1], device=device)
     for kv_dtype in (dtype, torch.int8):
-        cache = empty_layer((2, 16, 1, head_dim), kv_dtype, device)
+        cache = empty_layer((2, BLOCK_SIZE, 1, head_dim), kv_dtype, device, by_head=backend.by_head)
         backend.store(qkv[:, 2:3], qkv[:, 3:], cache, slots)
         for count in (2, 1):
             start = torch.tensor([0, count], dtype=torch.int32, device=device)
@@ -130,7 +175,11 @@ def _attention_differs(
 
 
 def _ops_differ(device: torch.device, dtype: torch.dtype, head_dim: int, num_sms: int) -> bool:
-    mine, twin = TritonOps(), TorchOps()
+    return _ops_disagree(TritonOps(), device, dtype, head_dim)
+
+
+def _ops_disagree(mine: Ops, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    twin = TorchOps()
     x, weight = _random(device, dtype, 2, 2, head_dim), _random(device, dtype, head_dim)
     angles = [_random(device, torch.float32, 2, 1, head_dim // 2).cos() for _ in "cs"]
     gate_up = x.view(2, -1)
@@ -194,17 +243,17 @@ def empty_layer(
     """
     blocks, size, heads, head_dim = shape
 
-    def zeros(dtype: torch.dtype, *last: int) -> Tensor:
-        if by_head:
-            return torch.zeros((blocks, heads, size, *last), dtype=dtype, device=device).transpose(
-                1, 2
-            )
-        return torch.zeros((blocks, size, heads, *last), dtype=dtype, device=device)
+    def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
 
-    k, v = (zeros(dtype, head_dim) for _ in "kv")
+    if by_head:
+        k = zeros(blocks, heads, head_dim, size).permute(0, 3, 1, 2)
+        v = zeros(blocks, heads, size, head_dim).transpose(1, 2)
+    else:
+        k, v = (zeros(blocks, size, heads, head_dim) for _ in "kv")
     if dtype != torch.int8:
         return KvLayer(k, v)
-    return KvLayer(k, v, *(zeros(torch.float16) for _ in "kv"))
+    return KvLayer(k, v, *(zeros(blocks, size, heads, dtype=torch.float16) for _ in "kv"))
 
 
 def available_bytes(device: torch.device) -> int:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.paged.arch import Activation, RopeSpec
+from engine.paged.native.library import Library
+from engine.paged.native.loops import NativeLinear
 
 _PACKED_ROWS = 16  # tokens of the step that packed weights are laid out for; any number works
 _YARN_FAST, _YARN_SLOW = 32.0, 1.0  # rotations within the trained context; llama.cpp's defaults
@@ -62,8 +64,12 @@ class PackedLinear:
         return out
 
 
-def dense_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
-    """The fastest dense linear for where `weight` is."""
+def dense_linear(
+    weight: Tensor, bias: Tensor | None = None, native: Library | None = None
+) -> Linear:
+    """The fastest dense linear for where `weight` is; `native` multiplies on the CPU."""
+    if native is not None:
+        return NativeLinear(native, weight, bias)
     packable = weight.dtype in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
     if packable and torch.backends.mkldnn.is_available():
         return PackedLinear(weight, bias)

@@ -86,6 +86,7 @@ class PagedModel:
             dtype,
             keep_quantized=keep_quantized,
             num_sms=back_ends.num_sms,
+            native=back_ends.native,
         )
         torch.cuda.empty_cache()  # what decoding took goes back; nothing happens without a GPU
         return cls(

@@ -2,7 +2,9 @@
 
 A docker-registry on loopback has it. Pulls by the service and downloads by curl with sha256sum
 afterwards alternate; meanwhile the service is asked for /healthz every 5 ms by another
-process, whose times are the stalls that a client sees. Then one pull is killed at half.
+process, whose times are the stalls that a client sees. The same model, signed, is imported from a
+folder under the same eyes. Then one pull is killed at half. `--vocab` makes the header as long as
+that of a real model, which Python parses.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ sys.path.insert(0, str(harness.REPOSITORY))
 
 from tests.fakes.docker_registry import DockerRegistry, start_docker_registry
 from tests.fakes.gguf_builder import tiny_llama_bytes
+from tests.fakes.publisher import Publisher
+from tests.integration import medium_box
 
 MIB = 1 << 20
 PAUSE_S = 0.005  # between two questions
@@ -39,9 +43,8 @@ MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 # -- the registry ------------------------------------------------------------------------------
 
 
-def publish(registry: DockerRegistry, mib: int) -> str:
-    """Put a model of that size there, under library/m:1; returns the digest of its weights."""
-    weights = tiny_llama_bytes(ballast_mib=mib)
+def publish(registry: DockerRegistry, weights: bytes) -> str:
+    """Put a model there, under library/m:1; returns the digest of its weights."""
     digest = _upload(registry, weights)
     config = _upload(registry, b"{}")
     layer = {
@@ -121,6 +124,47 @@ def curl_s(url: str, folder: Path) -> float:
     return took
 
 
+# -- a stick -----------------------------------------------------------------------------------
+
+
+def make_stick(folder: Path, state: Path, weights: bytes) -> Path:
+    """A publisher's folder with a signed release of these weights, which a box with this state
+    folder trusts."""
+    publisher = Publisher(folder)
+    # the echo engine takes it; llama.cpp would refuse the ballast
+    medium_box.publish(publisher, "1.0.0", "", "latest", weights=weights)
+    medium_box.enrol_offline(state, publisher)
+    return folder
+
+
+def import_s(service: harness.Service, medium: Path) -> float:
+    began = time.perf_counter()
+    body = json.dumps({"path": str(medium), "models": [medium_box.NAME]})
+    connection = http.client.HTTPConnection(*service.address, timeout=300.0)
+    with contextlib.closing(connection):
+        connection.request("POST", "/hearth/v1/import", body)
+        last = [json.loads(line) for line in connection.getresponse()][-1]
+    if last.get("status") != "success":
+        raise SystemExit(f"the import failed: {last}")
+    return time.perf_counter() - began
+
+
+def imports(options: argparse.Namespace, weights: bytes, times_ms: list[float]) -> list[float]:
+    """Seconds of each import; `times_ms` gets what /healthz took meanwhile."""
+    took = []
+    with tempfile.TemporaryDirectory(prefix="hearth-bench-") as folder:
+        state = Path(folder) / "state"
+        medium = make_stick(Path(folder) / "stick", state, weights)
+        with harness.hearth_service(HEARTH_STATE=str(state), HEARTH_ENGINE="echo") as service:
+            for _ in range(options.rounds):
+                with watched(service, times_ms):
+                    took.append(import_s(service, medium))
+                harness.call(
+                    service, "DELETE", "/api/delete", body=json.dumps({"model": medium_box.NAME})
+                )
+    return took
+
+
 # -- stalls ------------------------------------------------------------------------------------
 
 
@@ -182,12 +226,17 @@ def refetched_mib(model: str, settings: dict[str, str]) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
-    conditions = harness.machine() | {"mib": options.mib, "rounds": options.rounds}
-    pulls, curls, idle, busy = [], [], [], []
+    conditions = harness.machine() | {
+        "mib": options.mib,
+        "vocab": options.vocab,
+        "rounds": options.rounds,
+    }
+    pulls, curls, idle, busy, carrying = [], [], [], [], []
+    weights = tiny_llama_bytes(ballast_mib=options.mib, vocab=options.vocab)
     with tempfile.TemporaryDirectory(prefix="hearth-bench-") as folder:
         registry = start_docker_registry(Path(folder) / "registry")
         try:
-            digest = publish(registry, options.mib)
+            digest = publish(registry, weights)
             model = f"{registry.address}/library/m:1"
             url = f"http://{registry.address}/v2/library/m/blobs/{digest}"
             with harness.hearth_service() as service:
@@ -204,12 +253,15 @@ def main(argv: list[str] | None = None) -> None:
             lost = [refetched_mib(model, {}) for _ in range(options.kills)]
         finally:
             registry.stop()
+    imported = imports(options, weights, carrying)
     measured = {
         "pull_s": pulls,
+        "import_s": imported,
         "curl_s": curls,
         "ratio": harness.Spread.of([p / c for p, c in zip(pulls, curls, strict=True)]).median,
         "stall_idle_ms": {p: harness.percentile(idle, p) for p in (50, 99, 100)},
         "stall_pull_ms": {p: harness.percentile(busy, p) for p in (50, 99, 100)},
+        "stall_import_ms": {p: harness.percentile(carrying, p) for p in (50, 99, 100)},
         "refetched_mib": lost,
     }
     rows = [
@@ -218,8 +270,11 @@ def main(argv: list[str] | None = None) -> None:
         ["ratio, median", f"{measured['ratio']:.2f}"],
         ["/healthz idle, ms: p50 p99 max", _three(measured["stall_idle_ms"])],
         ["/healthz while pulling, ms: p50 p99 max", _three(measured["stall_pull_ms"])],
-        ["fetched again after SIGKILL at half, MiB", harness.Spread.of(lost).text(0)],
+        ["import from a folder, s", harness.Spread.of(imported).text(2)],
+        ["/healthz while importing, ms: p50 p99 max", _three(measured["stall_import_ms"])],
     ]
+    if lost:
+        rows.append(["fetched again after SIGKILL at half, MiB", harness.Spread.of(lost).text(0)])
     harness.report("install", conditions, ["install of one model", "value"], rows, measured)
 
 
@@ -230,6 +285,7 @@ def _three(figures: dict[int, float]) -> str:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.arguments("Cost of installing a model")
     parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--vocab", type=int, default=320, help="tokens in the header")
     parser.add_argument("--rounds", type=int, help="pulls; default 5, with --quick 2")
     parser.add_argument("--kills", type=int, default=1)
     options = parser.parse_args(argv)

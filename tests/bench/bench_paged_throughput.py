@@ -2,8 +2,9 @@
 
 Requests with mixed prompt and output lengths are all there from the beginning; up to `--streams`
 are answered at once. The contenders take turns within each round, so that a ratio compares
-neighbours in time; every one has the same weights in float32, the same threads, the same prompts,
-greedy choice, no end-of-generation token, and no prompt that it has seen before.
+neighbours in time; every one has the same weights and computes in float32, with the same threads,
+the same prompts, greedy choice, no end-of-generation token, and no prompt that it has seen before.
+The weights are half precision in the file: our compiled loops keep them so, the others as float32.
 
     tokens/s   generated tokens of all requests, over the time until the last is there
     paged ÷    the paged engine's tokens/s over this contender's, by round
@@ -38,6 +39,7 @@ NEEDED = ("torch", "transformers", "safetensors", "llama_cpp")
 OURS, SEQUENTIAL = "paged engine", "Transformers, one after another"
 PROMPTS, OUTPUTS = (32, 256), (16, 128)  # tokens
 WARM_UP = 4  # requests
+HEAD_DIM = 64  # of every shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,20 @@ def contenders(options: argparse.Namespace, mix: Mix) -> Iterator[list[Contender
                 print(error, file=sys.stderr)
                 missing = "did not start, see above"
         yield [
-            Contender(OURS, "block by block; prompts SDPA", None, ours),
+            Contender(OURS, "over its blocks in place", None, ours),
             Contender(SEQUENTIAL, "SDPA", 4.0, enter(peers.sequential(model))),
             Contender("Transformers, static batches", "SDPA with a mask", 1.5, static),
             Contender("Transformers, continuous batching", "paged|sdpa", None, continuous),
             Contender(f"vLLM {vllm_peer.VERSION} for CPUs", missing or "CPU_ATTN", 1.0, vllm),
         ]
+
+
+def _description() -> str:
+    import torch
+
+    from engine.paged.device import find_back_ends
+
+    return find_back_ends(torch.device("cpu"), torch.float32, HEAD_DIM).description
 
 
 def _shape(options: argparse.Namespace) -> shapes.Shape:
@@ -215,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
         "prompt tokens": PROMPTS, "output tokens": OUTPUTS,
     }  # fmt: skip
     with contenders(options, mix) as field:
+        conditions["paged engine"] = _description()
         measured = measure(field, mix, options.rounds)
     headers = ["output tokens/s", "attention", "tokens/s", "paged ÷", "CPU ÷", "bar", "same"]
     figures = {

@@ -101,13 +101,14 @@ def open_model(
         bytes_per_token=per_token, room=Room(1 << 50, 0, 0),
     )  # fmt: skip
     size = (budget.num_blocks, BLOCK_SIZE, shape.kv_heads, shape.head_dim)
+    by_head = back_ends.attention.by_head
     return PagedModel(
         spec=spec,
         vocab=NoVocab(shape.vocab),  # type: ignore[arg-type]
         end_tokens=frozenset(),
         decoder=Decoder(spec, weights, back_ends.ops),
         back_ends=back_ends,
-        kv=tuple(empty_layer(size, kv_type, device) for _ in range(shape.layers)),
+        kv=tuple(empty_layer(size, kv_type, device, by_head=by_head) for _ in range(shape.layers)),
         limits=Limits(
             num_blocks=budget.num_blocks, block_size=BLOCK_SIZE, context_length=context,
             max_running=rows, max_waiting=4096, step_tokens=max(step_tokens, rows),
@@ -154,7 +155,7 @@ def _weights(
 
     def linear(rows: int, columns: int) -> Linear:
         if kind is None:
-            return dense_linear(matrix(rows, columns))
+            return dense_linear(matrix(rows, columns), native=back_ends.native)
         return PlanarLinear((random_planar(kind, rows, columns, device),), None, back_ends.num_sms)
 
     def norm(size: int) -> Tensor:
@@ -162,7 +163,11 @@ def _weights(
 
     embedding = matrix(shape.vocab, shape.hidden)
     is_shared = shape.tied and kind is None
-    output = dense_linear(embedding) if is_shared else linear(shape.vocab, shape.hidden)
+    output = (
+        dense_linear(embedding, native=back_ends.native)
+        if is_shared
+        else linear(shape.vocab, shape.hidden)
+    )
     layers = tuple(
         LayerWeights(
             attn_norm=norm(shape.hidden),

@@ -3,7 +3,10 @@
 Requests of random lengths come at random; each is aborted after a random number of steps, some
 before their first, some while their step is in flight, some twice, and a few are left to end. At
 the end all blocks are free, the engine's own books balance, and the memory is what it was before.
-It is played three times: libraries keep something for each size of a step that they have met.
+It is played three times: libraries keep something for each size of a step that they have met. On a
+CPU without compiled loops that is much: oneDNN keeps a product for each size, up to 1,024 of them
+twice over, 500 MiB here. `LRU_CACHE_CAPACITY=16 ONEDNN_PRIMITIVE_CACHE_CAPACITY=16` shows that
+nothing else grows.
 
     to end        steps from the abort to the request's last word; the bar is 2
     memory grown  of the process and of the device, by the last play
@@ -101,7 +104,7 @@ def run(engine: PagedEngine, aborts: int, seed: int, device: torch.device) -> li
         harness.Figure("aborts that came in time", finished),
         harness.Figure("blocks lost", lost, 0, is_limit=True),
         harness.Figure("most steps from an abort to its end", soak.latest, 2, is_limit=True),
-        harness.Figure("process memory grown", after[0] - before[0], 8, True, "MiB"),
+        harness.Figure("process memory grown", after[0] - before[0], 4, True, "MiB"),
         harness.Figure("device memory grown", after[1] - before[1], 1, True, "MiB"),
     ]
 

@@ -6,6 +6,7 @@ server counts the bytes that it sends and can be told to send others.
 
 import asyncio
 import json
+import re
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from appliance.bundles.release import (
     CARD_TYPE,
+    CHUNKS_TYPE,
     EMPTY,
     INDEX_TYPE,
     SMOKE_TYPE,
@@ -82,7 +84,7 @@ class Publisher:
             **{k: v for k, v in facts.items() if k in known},
         )
 
-    def release(self, version, *variants, smoke=None, card="", **fields):
+    def release(self, version, *variants, smoke=None, card="", chunks=b"", **fields):
         """Build a release; the digest of its index. `smoke` is the tests' JSON, or raw bytes."""
         layers = []
         if smoke is not None:
@@ -90,6 +92,8 @@ class Publisher:
             layers.append(self.put(data, SMOKE_TYPE))
         if card:
             layers.append(self.put(card.encode(), CARD_TYPE))
+        if chunks:
+            layers.append(self.put(chunks, CHUNKS_TYPE))
         extras = None
         if layers:
             self.put(EMPTY)
@@ -159,8 +163,10 @@ def _send(method, url, data, media_type="application/octet-stream"):
 
 
 class WebRoot:
-    """A web server over a folder. `sent` counts bytes by path; `wrong` overrides files by path,
-    None takes them away; what is in `held` is never answered, and `wanted` tells what was asked."""
+    """A web server over a folder, which also answers as a registry would that has the same blobs.
+    `sent` counts bytes by path; `wrong` overrides files by path, None takes them away; what is in
+    `held` is never answered, `moved` redirects, `odd` says how else a path misbehaves (a name of
+    `_ODD`), and `wanted` tells what was asked."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -168,6 +174,8 @@ class WebRoot:
         self.wanted = set()
         self.held = set()
         self.wrong = {}
+        self.odd = {}
+        self.moved = {}
         self.url = ""
 
     def app(self):
@@ -177,8 +185,12 @@ class WebRoot:
         return app
 
     async def _file(self, request):
-        path = request.match_info["path"]
+        path = _IN_REGISTRY.sub("blobs/sha256/", request.match_info["path"])
         self.wanted.add(path)
+        if path in self.moved:
+            return web.Response(status=302, headers={"Location": self.moved[path]})
+        if path in self.odd:
+            return await _ODD[self.odd[path]](request)
         if path in self.held:
             await asyncio.Event().wait()  # until the server ends
         if path in self.wrong:
@@ -190,12 +202,51 @@ class WebRoot:
     async def _count(self, request, response):
         if response.status in {200, 206}:
             path = request.match_info["path"]
-            self.sent[path] = self.sent.get(path, 0) + response.content_length
+            self.sent[path] = self.sent.get(path, 0) + (response.content_length or 0)
 
     @property
     def content_bytes(self):
         """What was sent of releases, metadata not counted."""
         return sum(size for path, size in self.sent.items() if path.startswith("blobs/"))
+
+
+_IN_REGISTRY = re.compile(r"^v2/.+/(?:manifests|blobs)/sha256:")
+
+
+async def _drip(request):
+    """A byte now and then, for ever: never a stall, never an end."""
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+async def _drip_head(request):
+    """As `_drip`, but already the head of the answer never ends."""
+    request.transport.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not request.transport.is_closing():
+        request.transport.write(b"x")
+        await asyncio.sleep(0.02)
+    return web.Response()
+
+
+async def _endless(request):
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b" " * 65536)
+
+
+async def _stall(request):
+    """The head, a byte, and then nothing."""
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    await answer.write(b" ")
+    await asyncio.Event().wait()
+
+
+_ODD = {"drip": _drip, "dripping head": _drip_head, "endless": _endless, "stall": _stall}
 
 
 def _all_started(executor, count):

@@ -27,7 +27,7 @@ def test_kernels_and_twins_choose_the_same_tokens(tmp_path, kv_type, temperature
     kernels, twins = open_model(path, kv_type, interpreted=True), open_model(path, kv_type)
     assert kernels.back_ends.description == ON_TRITON
     assert kernels.decoder.nbytes < twins.decoder.nbytes
-    assert twins.back_ends.description == "computed by torch"
+    assert twins.back_ends.description.startswith("computed by ")
     prompts = [[5, 6, 7], [9], [1]]  # three decode in a bucket of four
     found, wanted = (
         serve(PagedEngine(model, graphs=True), prompts, 3, temperature)

@@ -65,13 +65,14 @@ def connect(service, *, receive_buffer=None):
     return connection
 
 
-def open_request(service, path, body, *, receive_buffer=None):
+def open_request(service, path, body, *, headers=(), receive_buffer=None):
     """A socket on which the request has been sent and nothing was read."""
     connection = connect(service, receive_buffer=receive_buffer)
     port = connection.getpeername()[1]
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(data)}"
-    connection.sendall(f"{head}\r\n\r\n".encode() + data)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(data)}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers)
+    connection.sendall(f"{head}\r\n".encode() + data)
     return connection
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.fakes.gguf_builder import tiny_llama_bytes
+from tests.fakes.publisher import web_root
 from tests.integration.bundle_box import WEIGHTS, Box, enrol, says
 from tests.integration.raw_http import send
 
@@ -166,3 +167,21 @@ def test_what_is_not_signed_is_not_shown(box, path):
     status, body = box.service.call("GET", f"/hearth/v1/bundles/{path}?model=nobody")
     assert (status, body["code"]) == (404, "not_found")
     assert box.service.call("GET", f"/hearth/v1/bundles/{path}")[0] == 400
+
+
+def test_a_lying_mirror_and_an_empty_one_are_both_told(publisher, web, tmp_path, start_service):
+    """Who reads only the last answer would look for a release that was never published."""
+    (tmp_path / "empty").mkdir()
+    with web_root(publisher.folder) as mirror, web_root(tmp_path / "empty") as empty:
+        enrol(tmp_path / "box", publisher, web.url, content=(mirror.url, empty.url))
+        box = Box(start_service(tmp_path / "box"), publisher, web, "acme/mirrored")
+        box.publish("1.0.0", "Be old.")
+        box.install()
+        index = box.publish("2.0.0", "Be new.")
+        mirror.wrong[f"blobs/sha256/{index.hex}"] = b"{}"
+        code, error = box.refused()
+        assert code == "digest"
+        assert mirror.url in error
+        assert f"as {index}" in error
+        assert "; also: file does not exist" in error
+        assert "Be old." in box.ask()

@@ -199,3 +199,27 @@ def test_a_damaged_state_is_one_clear_error_and_loses_nothing(start_box, start_s
     box.install(retry=True)
     assert (box.show()["version"], box.show()["state"]) == ("2.0.0", "active")
     assert "Be new." in box.ask()
+
+
+def test_what_a_crash_left_in_the_state_folder_is_swept(start_box, start_service):
+    """Files of writers that died, and folders of enrolments and removals that did."""
+    box = start_box()
+    box.publish("1.0.0", "Be tidy.")
+    box.install()
+    box.service.stop()
+    state = box.service.state
+    left = [box.state_file().parent / ".hearth-1", state / "channels/acme/.hearth-2"]
+    left += [state / "maps/.hearth-3"]
+    folders = [state / "trust/.new-4", state / "trust/.gone-5"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    for folder in folders:
+        folder.mkdir()
+        (folder / "repository.json").write_bytes(b"{}")
+        os.utime(folder, (1, 1))
+    (state / "trust/.new-young").mkdir()  # somebody enrols right now
+    box.service = start_service(state)
+    assert not [path for path in [*left, *folders] if path.exists()]
+    assert (state / "trust/.new-young").exists()
+    assert "Be tidy." in box.ask()

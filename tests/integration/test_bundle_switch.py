@@ -262,3 +262,31 @@ def test_only_the_box_itself_may_switch(updated):
         path = f"/hearth/v1/bundles/{verb}"
         assert send(updated.service, "POST", path, body=body, headers=forwarded).status == 401
     assert updated.show()["version"] == "2.0.0"
+
+
+def test_a_rollback_takes_the_pin_along(updated):
+    """Only people move a pinned model, and a person just did."""
+    box = updated
+    box.act("pin", version="2.0.0")
+    status, body = box.act("rollback")
+    assert (status, body["version"], body["pinned"]) == (200, "1.0.0", "1.0.0")
+    assert box.install()[1] == "release 1.0.0 is active"  # the pin left behind was refused here
+    body = box.act("rollback")[1]
+    assert (body["version"], body["pinned"]) == ("2.0.0", "2.0.0")
+    assert "Be second." in box.ask()
+
+
+def test_guests_are_not_told_why_a_release_failed(updated):
+    box = updated
+    box.publish("3.0.0", "[[crash]]", smoke=SMOKE)
+    box.refused()
+    path = f"/hearth/v1/bundles/show?model={box.name()}"
+    (bad,) = box.show()["bad"]
+    assert "the engine failed" in bad["reason"]
+    assert bad["prompt"] == "one two"
+    body = {"name": "a guest", "scopes": ["chat"]}
+    secret = box.service.call("POST", "/hearth/v1/keys", body)[1]["secret"]
+    reply = send(box.service, "GET", path, headers=[("Authorization", f"Bearer {secret}")])
+    assert reply.status == 200
+    (bad,) = reply.json["bad"]
+    assert (bad["version"], bad["reason"], bad["prompt"]) == ("3.0.0", None, None)

@@ -56,10 +56,12 @@ class Installs:
         kept = Kept(self.active[name], digest, digest, (), "f32")
         return BundleState(name.full.lower(), "acme", active=kept)
 
-    async def check(self, name):
+    async def check(self, name, origin):
+        assert origin is None
         self.asked.append(("check", name.short))
 
-    async def install(self, name, *, version):
+    async def install(self, name, origin, *, version, retry):
+        assert (origin, retry) == (None, False)
         self.asked.append(("install", version))
         yield Progress("pulling manifest")
         if self.gate:
@@ -80,7 +82,8 @@ def world(tmp_path, installs):
     """Settings to channels; `world.now` is the time."""
     root = TufRepository().files["1.root.json"]
     repositories = Repositories(tmp_path / "trust")
-    repositories.enrol(Repository("acme", ("acme/*",)), root, read_root(root).fingerprint)
+    repository = Repository("acme", ("acme/*",), metadata_url="https://releases.example/tuf/")
+    repositories.enrol(repository, root, read_root(root).fingerprint)
     world = SimpleNamespace(now=moment("12:00"), looked=0)
 
     def now():

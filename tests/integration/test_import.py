@@ -8,7 +8,15 @@ import pytest
 from appliance.bundles.layout import Layout
 from tests.fakes.publisher import Publisher
 from tests.integration.bundle_box import says
-from tests.integration.medium_box import NAME, OfflineBox, copied, enrol_offline, publish
+from tests.integration.medium_box import (
+    NAME,
+    WEIGHTS,
+    OfflineBox,
+    copied,
+    enrol_offline,
+    name_all,
+    publish,
+)
 
 VERSION = "acme/assistant:1.0.0"
 
@@ -389,3 +397,21 @@ def test_usage(box, tmp_path):
     assert box.service.call("POST", "/hearth/v1/export", {"path": "/x", "models": []})[0] == 400
     (tmp_path / "usb").mkdir()
     assert "not found" in box.hearth.fails(1, "export", "nothing", tmp_path / "usb")
+
+
+def test_a_stick_without_the_variant_that_this_box_takes(box, publisher, stick, tmp_path):
+    """Half of a copy, or a stick from a smaller box: not even trust moves forward."""
+    box.imported(stick, NAME)
+    small = publisher.variant(WEIGHTS, "Be small.", name="q4", rank=10)
+    large = publisher.variant(WEIGHTS, "Be large.", name="q8", rank=20)
+    index = publisher.release("2.0.0", small, large)
+    publisher.list(index, "2.0.0", "latest")
+    name_all(publisher, index, [NAME, "acme/assistant:2.0.0"])
+    new = copied(publisher, tmp_path / "new")
+    (new / "hearth/blobs/sha256" / large.digest.hex).unlink()
+    before = box.everything()
+    refusal = box.not_imported(new, NAME)
+    assert refusal["code"] == "incomplete"
+    assert "takes the variant q8, and only q4 is there" in refusal["error"]
+    assert box.everything() == before
+    assert "Be kind." in box.ask()

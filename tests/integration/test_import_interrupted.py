@@ -46,11 +46,11 @@ def active(box, publisher, tmp_path):
 
 
 @contextmanager
-def importing(box, medium):
+def importing(box, medium, models=(NAME,)):
     """The lines of an import of the newest release, as they come."""
     host, _, port = box.service.url.removeprefix("http://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
-    body = json.dumps({"path": str(medium), "models": [NAME]})
+    body = json.dumps({"path": str(medium), "models": list(models)})
     connection.request("POST", "/hearth/v1/import", body, {"Content-Type": "application/json"})
     try:
         yield (json.loads(line) for line in connection.getresponse())

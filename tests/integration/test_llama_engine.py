@@ -74,6 +74,15 @@ def test_a_following_turn_reuses_the_answer_too(engine):
     assert second.usage.cached_tokens == 30 + 7  # the last token of an answer is never computed
 
 
+def test_nothing_is_reused_of_a_prompt_with_another_salt(engine, model):
+    """The count of cached tokens, and the time, would tell one client what another has asked."""
+    prompt = [(17 * n) % 250 for n in range(30)]
+    salts = ("ann", "ann", "bob", "ann", "", "")
+    outcomes = [run(engine, prompt, max_tokens=4, ignore_eos=True, cache_salt=s) for s in salts]
+    assert [outcome.usage.cached_tokens for outcome in outcomes] == [0, 29, 0, 0, 0, 29]
+    assert all(outcome.tokens == plain_greedy(model, prompt, 4) for outcome in outcomes)
+
+
 def test_end_of_generation_stops_and_is_not_output(engine):
     outcome = run(engine, max_tokens=50, sampling=greedy_with({END: 100.0}))
     assert (outcome.finish, outcome.tokens, outcome.data) == (FinishReason.STOP, [], b"")

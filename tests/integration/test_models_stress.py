@@ -50,7 +50,9 @@ class Storm:
         stored = self.random.choice(self.stored)
         options = {"num_ctx": self.random.choices([512, 1024], [9, 1])[0]}  # another one: a reload
         keep_alive = self.random.choices([0, 0.01, 60], [1, 1, 4])[0]
-        async with self.models.lease(stored, options, keep_alive=keep_alive, caller=caller) as held:
+        async with self.models.lease(
+            stored, options, keep_alive=keep_alive, share=(caller, "")
+        ) as held:
             client = held.client
             if self.random.random() < 0.02:
                 self.killed.add(client)

@@ -6,6 +6,8 @@ import pytest
 
 from tests.fakes.fault_proxy import fault_proxy
 from tests.fakes.forward_proxy import forward_proxy
+from tests.fakes.publisher import Publisher, web_root
+from tests.integration.bundle_box import Box, enrol
 from tests.integration.pulls import names, offer
 from tests.integration.raw_http import send
 
@@ -85,3 +87,42 @@ async def test_a_proxy_of_another_kind_is_told_when_it_is_needed(start_service, 
     reply = await pulled(service, NAME)
     assert "proxy for transfers is not an address" in reply.json["error"]
     assert "secret" not in service.log + str(reply.json)
+
+
+@pytest.fixture
+def box(tmp_path):
+    """Trusts a repository at a name without an address; `web` is what answers there."""
+    publisher = Publisher(tmp_path / "published")
+    enrol(tmp_path / "box", publisher, "http://releases.example")
+    with web_root(publisher.folder) as web:
+        box = Box(None, publisher, web)
+        box.publish("1.0.0", "Be kind.")
+        yield box
+
+
+async def test_signed_metadata_goes_through_the_proxy_too(
+    start_service, box, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # the setting wins
+    async with forward_proxy(box.web.url.removeprefix("http://")) as proxy:
+        box.service = start_service(tmp_path / "box", transfer_proxy=f"http://{proxy.address}")
+        await asyncio.to_thread(box.install)
+        asked = {target.rpartition("/")[2] for target in proxy.targets}
+        assert {"timestamp.json", "2.root.json"} <= asked
+        assert all(target.startswith("http://releases.example/") for target in proxy.targets)
+
+
+async def test_no_redirect_of_metadata_leads_into_this_network(start_service, box, tmp_path):
+    web, timestamp = box.web, "tuf/acme/metadata/timestamp.json"
+    async with forward_proxy(web.url.removeprefix("http://")) as proxy:
+        box.service = start_service(tmp_path / "box", transfer_proxy=f"http://{proxy.address}")
+        await asyncio.to_thread(box.install)
+        await asyncio.to_thread(box.publish, "2.0.0", "Be new.")
+        web.moved[timestamp] = f"{web.url}/inner"
+        code, error = await asyncio.to_thread(box.refused)
+        assert code == "unreachable"
+        assert "redirects into this network" in error
+        assert "inner" not in web.wanted
+        assert "Be kind." in await asyncio.to_thread(box.ask)
+        web.moved[timestamp] = "timestamp.json?elsewhere"  # in a circle
+        assert (await asyncio.to_thread(box.refused))[0] == "unreachable"

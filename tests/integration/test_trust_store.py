@@ -1,12 +1,16 @@
 """The trust store over time: progress, half sticks, torn files, recovery, wrong clocks."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from appliance.trust.clock import ClockReading
 from appliance.trust.errors import TrustError
-from appliance.trust.fetch import from_folder
+from appliance.trust.fetch import FolderReader, Source, from_folder
+from appliance.trust.statefolder import StateFolder
+from appliance.trust.store import TrustStore
 from tests.fakes.tuf_repository import TufRepository, days
 from tests.integration.trust_box import Box, opened
 from tests.integration.trust_box import published as with_rival
@@ -343,3 +347,49 @@ def test_a_role_that_is_missing_fails_what_is_hoped_for(tmp_path):
         box.store.refresh(from_folder(box.stick), [], [NAME, "rival/x/1"])
     assert caught.value.code == "incomplete"
     assert box.state() == before
+
+
+def test_a_new_box_of_1970_does_not_take_what_expired_before_it_was_built(form, tmp_path):
+    repo = published()
+    repo.timestamp.expires = days(40)
+    repo.publish("acme")
+    with opened(form, repo) as server:
+        box = Box(tmp_path, repo, server)
+        box.clock = ClockReading(0, is_synced=False)
+        folder, root = StateFolder(box.folder / "acme"), repo.files["1.root.json"]
+        built_s = int(days(50).timestamp())
+        box.store = TrustStore(folder, root, lambda: box.clock, built_s)
+        assert box.refused(NAME) == "expired"
+        assert box.store.read([NAME]).targets == {}
+        box.store = TrustStore(folder, root, lambda: box.clock, int(days(30).timestamp()))
+        assert box.refresh(NAME).targets[NAME].length == 3
+
+
+class HeldReader(FolderReader):
+    """Waits at its first file until it is let go; notes that it began."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def chunks(self, url):
+        self.began.set()
+        assert self.go.wait(20)
+        return super().chunks(url)
+
+
+def test_of_two_refreshes_one_waits_for_the_other(tmp_path):
+    repo = published()
+    box = Box(tmp_path, repo)
+    folder = repo.write_to(tmp_path / "stick")
+    first, second = HeldReader(folder), HeldReader(folder)
+    second.go.set()
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(box.store.refresh, Source(first, "folder:/", True), [NAME])
+        assert first.began.wait(20)
+        other = box.repositories.store("acme")  # as of another request, or process
+        two = threads.submit(other.refresh, Source(second, "folder:/", True), [NAME])
+        assert not second.began.wait(0.3)
+        first.go.set()
+        assert one.result(20).versions == two.result(20).versions
+    assert second.began.is_set()

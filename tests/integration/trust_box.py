@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import aiohttp
 import pytest
 
+from appliance.transfer.opener import Opener
 from appliance.trust.clock import ClockReading
 from appliance.trust.errors import TrustError
 from appliance.trust.fetch import Limits, from_folder, from_url
@@ -66,7 +67,7 @@ class Box:
     async def _refresh_by_http(self, wanted):
         url = f"{self.server.url}metadata/"
         async with aiohttp.ClientSession() as session:
-            source = from_url(url, session, asyncio.get_running_loop(), self.limits)
+            source = from_url(url, Opener(session), asyncio.get_running_loop(), self.limits)
             return await asyncio.to_thread(self.store.refresh, source, wanted)
 
 

@@ -92,7 +92,7 @@ STEPS = {
     "die": lambda state, _: rules.resume(state, 1),
     "promote": lambda state, _: rules.promote(state, 1.0),
     "fail": lambda state, release: rules.fail(state, rules.failure_of(release, "bad", 1)),
-    "back": lambda state, _: rules.roll_back(state, 1),
+    "back": lambda state, _: rules.go_back(state, 1),
     "pin": lambda state, release: rules.pin(state, release.version),
 }
 

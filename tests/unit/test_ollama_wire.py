@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from appliance.access.shares import Share
 from appliance.chat.events import Completion, Done, Message
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http import ollama_wire as wire
@@ -13,17 +14,19 @@ from appliance.http.fields import constraint_of, keep_alive_of
 from appliance.library.names import ModelName
 from engine.api import Constraint, TokenLogprob
 
+ME = Share(path=("key:me", ""))
+
 
 def generate_job(**fields):
     body = to_struct({"model": "m", **fields}, wire.GenerateRequest)
     body.check()
-    return body.to_job("me")
+    return body.to_job(ME)
 
 
 def chat_job(**fields):
     body = to_struct({"model": "m", **fields}, wire.ChatRequest)
     body.check()
-    return body.to_job("me", max_messages=10)
+    return body.to_job(ME, max_messages=10)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_a_prompt_becomes_a_completion():
     job = generate_job(prompt="hi", system="be", context=[1, 2], options={"top_k": 3.0, "odd": 1})
     assert job.work == Completion(prompt="hi", system="be", context=(1, 2))
     assert job.options == {"top_k": 3}
-    assert job.caller == "me"
+    assert job.share is ME
     assert job.logprobs is None
 
 
@@ -188,17 +191,17 @@ def test_texts_of_refusals():
     [(None, ()), ("", ()), ([], ()), ("a", ("a",)), (["a", "b"], ("a", "b")), ([""], ("",))],
 )
 def test_inputs_of_embed(given, inputs):
-    assert to_struct({"model": "m", "input": given}, wire.EmbedBody).to_embed("me").inputs == inputs
+    assert to_struct({"model": "m", "input": given}, wire.EmbedBody).to_embed(ME).inputs == inputs
 
 
 @pytest.mark.parametrize("given", [1, [1], [None], {"a": 1}, [["a"]]])
 def test_bad_inputs_of_embed(given):
     with pytest.raises(BadRequestError, match=r"^invalid input type$"):
-        to_struct({"model": "m", "input": given}, wire.EmbedBody).to_embed("me")
+        to_struct({"model": "m", "input": given}, wire.EmbedBody).to_embed(ME)
 
 
 def test_the_older_embeddings_are_not_normalised():
-    wanted = to_struct({"model": "m", "prompt": "a"}, wire.EmbeddingsBody).to_embed("me")
+    wanted = to_struct({"model": "m", "prompt": "a"}, wire.EmbeddingsBody).to_embed(ME)
     assert wanted.inputs == ("a",)
     assert not wanted.normalize
 

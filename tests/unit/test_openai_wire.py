@@ -2,6 +2,7 @@
 
 import pytest
 
+from appliance.access.shares import Share
 from appliance.chat.events import Completion, Done, Embeddings, Message
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http import openai_answers as answers
@@ -10,23 +11,25 @@ from appliance.http.body import to_struct
 from appliance.http.errors import FieldError
 from engine.api import Constraint, TokenLogprob
 
+ME = Share(path=("key:me", ""))
+
 HELLO = [{"role": "user", "content": "hello"}]
 
 
 def chat_jobs(**fields):
     fields = {"model": "m", "messages": HELLO, **fields}
     wire.refuse_fields(fields)
-    return to_struct(fields, wire.ChatRequest).to_jobs("me", max_messages=10)
+    return to_struct(fields, wire.ChatRequest).to_jobs(ME, max_messages=10)
 
 
 def completion_jobs(**fields):
     fields = {"model": "m", "prompt": "hello", **fields}
     wire.refuse_fields(fields)
-    return to_struct(fields, wire.CompletionRequest).to_jobs("me")
+    return to_struct(fields, wire.CompletionRequest).to_jobs(ME)
 
 
 def embed(**fields):
-    return to_struct({"model": "m", **fields}, wire.EmbeddingsRequest).to_embed("me")
+    return to_struct({"model": "m", **fields}, wire.EmbeddingsRequest).to_embed(ME)
 
 
 def test_a_chat_becomes_one_job():

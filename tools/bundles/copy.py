@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import click
 
 from appliance.cli.verb import answers_json, print_json
-from appliance.errors import LibraryError, NotFoundError
+from appliance.errors import LibraryError, NotFoundError, RegistryNotFoundError
 from appliance.library.manifest import Digest
 from tools.bundles.bundlefile import parse_reference
 from tools.bundles.contents import ReleaseContents, read_contents
 from tools.bundles.in_registry import RegistryPlace, Say
-from tools.bundles.metadata import Files
+from tools.bundles.metadata import Files, listed
 from tools.bundles.places import LayoutPlace, Place, opening
+from tools.bundles.published import PublishedSet
 
 _COMPLETE = "build the release again, or copy it from a complete place"
 _WITH_BLOBS = "a registry takes no manifest without its blobs: adopt it with --with-blobs"
@@ -87,8 +88,22 @@ async def copy_releases(
         metadata |= await source.metadata(references[0])
     repositories = sorted({parse_reference(reference)[0] for reference in wanted})
     for name, files in metadata.items():
+        await _copy_words(source, destination, name, files, say)
         await destination.put_metadata(name, files, repositories)
     return moved
+
+
+async def _copy_words(source: Place, destination: Place, name: str, files: Files, say: Say) -> None:
+    """What channels say and the like. A place may lack it: then boxes hear it elsewhere."""
+    for one in listed(PublishedSet(files)):
+        if one.is_release or one.is_revoked:
+            continue
+        try:
+            data = await source.word(name, one)
+        except RegistryNotFoundError:
+            say(f"{source} has no bytes of {one.path}; it stays behind")
+            continue
+        await destination.put_word(name, one, data)
 
 
 def by_release(digests: Mapping[str, Digest]) -> list[list[str]]:

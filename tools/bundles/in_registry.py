@@ -38,6 +38,7 @@ from tools.bundles.metadata import (
     MAX_FILE_BYTES,
     TUF_TAG,
     Files,
+    Listed,
     MetadataArtifact,
     current_files,
     require_newer,
@@ -123,6 +124,14 @@ class RegistryPlace:
             if await self._tagged(repository, name) != document:
                 await self.put_manifest(repository, name, document)
 
+    async def word(self, name: str, one: Listed) -> bytes:
+        return await self._small_blob(_repository_of(one), one.digest)
+
+    async def put_word(self, name: str, one: Listed, data: bytes) -> None:
+        repository, blob = _repository_of(one), Layer("", one.digest, len(data))
+        if not await self.has_blob(repository, blob):
+            await self.put_blob(repository, blob, bytes_reader(data))
+
     async def metadata(self, reference: str) -> Mapping[str, Files]:
         """The convenience copy under the tag `tuf`: of one repository of signatures."""
         repository, _ = parse_reference(reference)
@@ -160,7 +169,7 @@ class RegistryPlace:
 
         async def get() -> bytes:
             async with registry.request("GET", registry.source.blob_url(digest)) as answer:
-                return await read_capped(answer, MAX_FILE_BYTES)
+                return await read_capped(answer, MAX_FILE_BYTES, registry.patience.stall_s)
 
         data = await registry.patience.for_answers().insist(get)
         if Digest.of(data) != digest:
@@ -187,9 +196,9 @@ class RegistryPlace:
         async def get() -> Document | None:
             try:
                 async with registry.request("GET", url, headers={"Accept": _ACCEPT}) as answer:
-                    return Document(
-                        answer.content_type, await read_capped(answer, MAX_MANIFEST_BYTES)
-                    )
+                    stall_s = registry.patience.stall_s
+                    data = await read_capped(answer, MAX_MANIFEST_BYTES, stall_s)
+                    return Document(answer.content_type, data)
             except RegistryNotFoundError:
                 return None
 
@@ -203,6 +212,11 @@ class RegistryPlace:
 
     def __str__(self) -> str:
         return f"{REGISTRY_SCHEME}{self.base}"
+
+
+def _repository_of(one: Listed) -> str:
+    """Where boxes ask a registry for a document that is no release."""
+    return "/".join(one.path.split("/")[:2])
 
 
 def bytes_reader(data: bytes) -> Read:

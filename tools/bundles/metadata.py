@@ -5,6 +5,7 @@ all else counts, is written last. Older metadata never replaces newer. Nothing i
 what protects from mishaps; boxes check the signatures.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -35,6 +36,8 @@ _FILE_TYPE = "application/vnd.hearth.tuf.file.v1+json"
 _TITLE = "org.opencontainers.image.title"
 _REPOSITORY = "hearth.repository"
 
+_CHANNEL = re.compile(r"channels/([a-z0-9][a-z0-9_-]{0,39})\.json")
+
 Files = Mapping[str, bytes]
 
 
@@ -52,6 +55,12 @@ class Listed:
     def reference(self) -> str:
         repository, _, tag = self.path.rpartition("/")
         return f"{repository}:{tag}"
+
+    @property
+    def channel(self) -> str:
+        """The channel's name, of a channel's document; else empty."""
+        found = _CHANNEL.fullmatch(self.path)
+        return found[1] if found else ""
 
     @property
     def is_release(self) -> bool:

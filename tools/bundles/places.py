@@ -15,15 +15,16 @@ from typing import Protocol
 
 from yarl import URL
 
+from appliance.bundles.desired import put_desired, read_desired
 from appliance.bundles.layout import Layout
-from appliance.errors import BadRequestError
+from appliance.errors import BadRequestError, RegistryNotFoundError
 from appliance.library.manifest import Digest, Layer
 from appliance.threads import to_end
 from appliance.transfer.contents import REGISTRY_SCHEME
 from appliance.transfer.push import Read
 from tools.bundles.contents import Document, ReleaseContents
 from tools.bundles.in_registry import RegistryPlace, Say
-from tools.bundles.metadata import Files, metadata_files, write_metadata
+from tools.bundles.metadata import Files, Listed, metadata_files, write_metadata
 from tools.bundles.network import connecting
 
 STICK_FOLDER = "hearth"
@@ -54,6 +55,13 @@ class Place(Protocol):
     async def name(self, reference: str, contents: ReleaseContents) -> None:
         """Let `reference` mean this release, all of which is there."""
 
+    async def word(self, name: str, one: Listed) -> bytes:
+        """A document that repository `name` signed and that is no release, such as a channel's;
+        raises RegistryNotFoundError, or another RegistryError for other bytes."""
+
+    async def put_word(self, name: str, one: Listed, data: bytes) -> None:
+        """Have such a document, whose digest is right, where boxes look for it."""
+
     async def metadata(self, reference: str) -> Mapping[str, Files]:
         """What is signed, by repository of signatures; all that lies beside `reference`."""
 
@@ -66,9 +74,10 @@ class Place(Protocol):
 
 @dataclass(slots=True)
 class LayoutPlace:
-    """A folder."""
+    """A folder; on a stick it also says what channels want, for boxes without a network."""
 
     layout: Layout
+    is_stick: bool = False
 
     async def find(self, reference: str) -> Digest | None:
         return (await to_end(self.layout.releases)).get(reference)
@@ -101,11 +110,28 @@ class LayoutPlace:
             size = len(contents.index)
             await to_end(self.layout.set_release, reference, contents.digest, size)
 
+    async def word(self, name: str, one: Listed) -> bytes:
+        return await to_end(self._word, name, one)
+
+    async def put_word(self, name: str, one: Listed, data: bytes) -> None:
+        await to_end(self.layout.put_bytes, data)
+        if self.is_stick and one.channel:
+            await to_end(put_desired, self.layout, f"{name}/{one.channel}", data)
+
     async def metadata(self, reference: str) -> Mapping[str, Files]:
         return await to_end(self._metadata)
 
     async def put_metadata(self, name: str, files: Files, repositories: Sequence[str]) -> None:
         await to_end(write_metadata, self.layout, name, files)
+
+    def _word(self, name: str, one: Listed) -> bytes:
+        """A medium that a box wrote has it in `desired/` alone."""
+        if one.channel and not self.layout.has(one.digest):
+            data = read_desired(self.layout, f"{name}/{one.channel}", one.digest)
+            if data is None:
+                raise RegistryNotFoundError(f"{self} has no bytes of {one.path}")
+            return data
+        return self.layout.read(one.digest, one.length)
 
     def _metadata(self) -> dict[str, Files]:
         found = {name: metadata_files(self.layout, name) for name in self.layout.repositories()}
@@ -133,7 +159,8 @@ async def opening(
             hint=f"give a folder, or {REGISTRY_SCHEME}https://host:port; a web server's folder is "
             "written on its own machine, or mounted",
         )
-    yield LayoutPlace(await to_end(_open_layout, Path(text), create, stick))
+    layout = await to_end(_open_layout, Path(text), create, stick)
+    yield LayoutPlace(layout, is_stick=stick or layout.root.name == STICK_FOLDER)
 
 
 def layout_root(path: Path, *, stick: bool = False) -> Path:

@@ -13,7 +13,6 @@ import click
 from appliance.bundles.layout import Layout
 from appliance.cli.verb import answers_json, print_json
 from appliance.errors import LibraryError, RegistryError, RegistryNotFoundError
-from appliance.library.manifest import Layer
 from appliance.threads import to_end
 from tools.bundles.copy import Moved, by_release, contents_at, copy_release, report_of, told
 from tools.bundles.errors import RepositoryRefusedError
@@ -35,18 +34,20 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
     envvar="BUNDLE_REPO",
     help="Publish this repository, tuf/<name>; else the only one in LAYOUT",
 )
+@click.option("--stick", is_flag=True, help="Make the destination a stick: use its folder hearth")
 @answers_json
-def publish(layout: Path, destination: str, repo: Path | None, as_json: bool) -> None:
+def publish(layout: Path, destination: str, repo: Path | None, stick: bool, as_json: bool) -> None:
     """Copy signed releases to where boxes look for them
 
-    LAYOUT holds them; DESTINATION is a folder, such as a web server's, or registry+https://host.
+    LAYOUT holds them; DESTINATION is a folder, such as a web server's, a stick, or
+    registry+https://host.
     """
     source = Layout(layout_root(layout))
     source.check()
     folder = find_repository(source, repo)
     repository = RepositoryFolder(folder / "metadata")
     with repository.locked():
-        moved = asyncio.run(_publish(source, repository, folder.name, destination))
+        moved = asyncio.run(_publish(source, repository, folder.name, destination, stick))
     if as_json:
         print_json(report_of(moved))
     else:
@@ -67,9 +68,9 @@ def find_repository(layout: Layout, repo: Path | None) -> Path:
 
 
 async def _publish(
-    layout: Layout, repository: RepositoryFolder, name: str, destination: str
+    layout: Layout, repository: RepositoryFolder, name: str, destination: str, stick: bool
 ) -> Moved:
-    async with opening(destination, create=True, say=_say) as place:
+    async with opening(destination, create=True, stick=stick, say=_say) as place:
         return await publish_to(LayoutPlace(layout), repository, name, place, _say)
 
 
@@ -94,7 +95,7 @@ async def publish_to(
         await copy_release(source, place, references, contents[references[0]], moved, say)
     for one in current:
         if not one.is_release:
-            await _copy_document(source, place, one)
+            await _copy_document(source, place, name, one)
     models = sorted({one.reference.rpartition(":")[0] for one in here})
     await place.put_metadata(name, await to_end(repository.files), models)
     return moved
@@ -126,19 +127,18 @@ async def _require_there(place: Place, one: Listed) -> None:
         ) from error
 
 
-async def _copy_document(source: LayoutPlace, place: Place, one: Listed) -> None:
-    """A signed document that is no release, such as a channel: bytes under their digest."""
-    repository = "/".join(one.path.split("/")[:2])
-    blob = Layer("", one.digest, one.length)
-    if await place.has_blob(repository, blob):
-        return
+async def _copy_document(source: LayoutPlace, place: Place, name: str, one: Listed) -> None:
+    """A signed document that is no release, such as a channel: from here, or it is there."""
     try:
-        async with source.reading(repository, blob) as read:
-            await place.put_blob(repository, blob, read)
-    except RegistryError as error:
-        raise RepositoryRefusedError(
-            f"{one.path} is signed, but neither here nor at {place}"
-        ) from error
+        data = await source.word(name, one)
+    except RegistryNotFoundError:
+        try:
+            data = await place.word(name, one)
+        except RegistryError as error:
+            raise RepositoryRefusedError(
+                f"{one.path} is signed, but neither here nor at {place}"
+            ) from error
+    await place.put_word(name, one, data)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from appliance.bundles.desired import read_desired
 from appliance.bundles.layout import Layout
 from appliance.cli.verb import answers_json, print_json
 from appliance.errors import LibraryError, RegistryError
@@ -68,7 +69,7 @@ def verify_layout(
     signed = _signed(layout, name, root, clock, findings)
     known: dict[Digest, ReleaseContents] = {}
     for one in signed:
-        findings += _check_target(layout, one, known)
+        findings += _check_target(layout, name, one, known)
     findings += _check_bytes(layout, known.values())
     findings += _unsigned(layout, signed)
     return findings
@@ -104,27 +105,31 @@ def _signed(
 
 
 def _check_target(
-    layout: Layout, one: Listed, known: dict[Digest, ReleaseContents]
+    layout: Layout, name: str, one: Listed, known: dict[Digest, ReleaseContents]
 ) -> Iterator[Finding]:
     """The bytes that a name stands for, and the documents below; fills `known`."""
     if one.is_revoked:
         yield Finding(f"{one.path} is revoked", is_fatal=False)
         return
-    if not layout.has(one.digest):
+    try:
+        if one.channel:
+            is_here = read_desired(layout, f"{name}/{one.channel}", one.digest) is not None
+        else:
+            is_here = layout.has(one.digest)
+        if is_here and one.is_release:
+            place = LayoutPlace(layout)
+            known[one.digest] = asyncio.run(contents_at(place, one.reference, one.digest))
+        elif is_here and not one.channel:
+            layout.read(one.digest, one.length)
+    except (RegistryError, LibraryError, TrustError) as error:
+        yield Finding(f"{one.path}: {error}", error.hint)
+        return
+    if not is_here:
         yield Finding(
             f"{one.path} is signed, but not in this folder",
             "it may be elsewhere; copy it here if boxes should find it here",
             is_fatal=False,
         )
-        return
-    try:
-        if one.is_release:
-            place = LayoutPlace(layout)
-            known[one.digest] = asyncio.run(contents_at(place, one.reference, one.digest))
-        else:
-            layout.read(one.digest, one.length)
-    except (RegistryError, LibraryError) as error:
-        yield Finding(f"{one.path}: {error}", error.hint)
 
 
 def _check_bytes(layout: Layout, releases: Iterable[ReleaseContents]) -> Iterator[Finding]:

@@ -30,6 +30,6 @@ export function duration(seconds) {
   return `${Math.round(hours / 24)} days`;
 }
 
-/** Seconds since (positive) a moment of the box; the clocks may differ a little. */
-export const since = (moment) => Math.max(0, (Date.now() - Date.parse(moment)) / 1000);
+/** Whole seconds since a moment of the box, at least one; the clocks may differ a little. */
+export const since = (moment) => Math.max(1, Math.round((Date.now() - Date.parse(moment)) / 1000));
 export const until = (moment) => Math.max(0, (Date.parse(moment) - Date.now()) / 1000);

@@ -53,7 +53,8 @@ class AttentionParams:
 class AttentionBackend(Protocol):
     """Writes new KV into the cache and attends over it. Stateless between calls.
 
-    by_head   it is fastest where a block's memory is (num_kv_heads, block_size, head_dim)
+    by_head   it is fastest where the memory of a block is (num_kv_heads, head_dim, block_size)
+              for keys and (num_kv_heads, block_size, head_dim) for values
     """
 
     by_head: bool

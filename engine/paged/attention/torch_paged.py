@@ -1,16 +1,10 @@
-"""Attention in plain torch: the back end on the CPU, the fallback and the oracle elsewhere.
+"""Attention in plain torch: the oracle of the kernels, and the fall-back where none can be had.
 
-A step is cut into pieces. Sequences that decode are computed together, block by block: each block
-that one of them sees is a matrix of a batch that is multiplied where it lies, and what a sequence
-gets from its blocks is added up; so the cost is that of the keys there are, without padding or
-copies. A prefill chunk gathers its sequence's blocks, a few queries at a time.
-
-Slots that a sequence has not written must not matter, whatever is in them. A chunk does not read
-them; decoding hides them, and a block is cleared when its first slot is written, since a NaN in it
-could not be hidden.
+Each sequence of a step is computed by itself: its blocks are gathered, and a few of its queries at
+a time attend over them. Slots that it has not written are never read, whatever is in them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,37 +15,10 @@ from engine.paged.attention.base import AttentionBatch, AttentionParams, KvLayer
 
 _INT8_MAX = 127
 _QUERIES = 256  # of a chunk that continues a context, per piece: bounds the mask
-_PADDING = 4  # the longest of sequences decoded together has at most so many blocks per block of
-# the shortest: scores, though not keys, are padded to its length
-_RUNS = 8  # blocks in more pieces than these are copied together first
 
 
 @dataclass(frozen=True, slots=True)
-class _Decodes:
-    """One query of each of `rows` sequences, against `entries` blocks, grouped by sequence.
-
-    tokens   the queries' places in the step, (rows,) int64 or a slice
-    runs     (first block, blocks) that lie behind each other in the cache; empty: `blocks` tells
-    blocks   (entries,) int64
-    owner    (entries,) int64: the sequence
-    column   (entries,) int64: which of the sequence's blocks it is
-    columns  of the longest sequence
-    hidden   (entries, 1, block_size) float32: -inf for slots that the query does not see, else 0
-    sums     (rows, entries) float32: 1 where the block is the sequence's
-    """
-
-    tokens: Tensor | slice
-    runs: tuple[tuple[int, int], ...]
-    blocks: Tensor
-    owner: Tensor
-    column: Tensor
-    columns: int
-    hidden: Tensor
-    sums: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Piece:
     """Queries of one sequence.
 
     tokens  their places in the step
@@ -66,9 +33,6 @@ class _Chunk:
     mask: Tensor | None
 
 
-_Piece = _Decodes | _Chunk
-
-
 class TorchPaged:
     """An AttentionBackend for any device.
 
@@ -80,228 +44,89 @@ class TorchPaged:
     def __init__(self) -> None:
         self._batch: AttentionBatch | None = None
         self._pieces: dict[tuple[int, int], tuple[_Piece, ...]] = {}
-        self._slots: Tensor | None = None
-        self._places: tuple[Tensor, Tensor, Tensor] | None = None
 
     def store(self, k: Tensor, v: Tensor, cache: KvLayer, slot_mapping: Tensor) -> None:
-        block, offset, fresh = self._places_of(slot_mapping, cache.k.shape[1])
-        for new, kept, scales in ((k, cache.k, cache.k_scale), (v, cache.v, cache.v_scale)):
-            values = new
-            if scales is not None:
-                values, scale = quantize_kv(new)
-                scales.index_fill_(0, fresh, 0)
-                scales[block, offset] = scale
-            if len(fresh):
-                kept.index_fill_(0, fresh, 0)
-            kept[block, offset] = values
-
-    def _places_of(self, slots: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Block and offset of each slot, and the blocks that are begun."""
-        if self._places is None or slots is not self._slots:
-            block, offset = slots // block_size, slots % block_size
-            self._slots, self._places = slots, (block, offset, block[offset == 0])
-        return self._places
+        size = cache.k.shape[1]
+        block, offset = slot_mapping // size, slot_mapping % size
+        for values, kept, scales in ((k, cache.k, cache.k_scale), (v, cache.v, cache.v_scale)):
+            if scales is None:
+                kept[block, offset] = values
+            else:
+                kept[block, offset], scales[block, offset] = quantize_kv(values)
 
     def attend(
         self, q: Tensor, cache: KvLayer, batch: AttentionBatch, params: AttentionParams
     ) -> Tensor:
-        pieces = self._pieces_of(batch, cache, params.window)
-        if len(pieces) == 1 and pieces[0].tokens == slice(0, len(q)):
-            return self._attend_piece(q, cache, pieces[0], params)
         out = torch.zeros_like(q)
-        for piece in pieces:
-            out[piece.tokens] = self._attend_piece(q[piece.tokens], cache, piece, params)
+        for piece in self._pieces_of(batch, cache.k.shape[1], params.window):
+            out[piece.tokens] = _attend_piece(q[piece.tokens], cache, piece, params)
         return out
 
-    def _pieces_of(self, batch: AttentionBatch, cache: KvLayer, window: int) -> tuple[_Piece, ...]:
+    def _pieces_of(self, batch: AttentionBatch, size: int, window: int) -> tuple[_Piece, ...]:
         if batch is not self._batch:
             self._batch, self._pieces = batch, {}
-        key = (cache.k.shape[1], window)
+        key = size, window
         if key not in self._pieces:
-            self._pieces[key] = tuple(_Cut(batch, *key).pieces())
+            self._pieces[key] = tuple(_pieces(batch, size, window))
         return self._pieces[key]
 
-    def _attend_piece(
-        self, q: Tensor, cache: KvLayer, piece: _Piece, params: AttentionParams
-    ) -> Tensor:
-        """q (queries, num_heads, head_dim) → the same shape."""
-        if isinstance(piece, _Decodes):
-            return _decode(q, cache, piece, params)
-        k, v = (
-            _dense(kept, scales, piece.blocks, q.dtype)
-            .transpose(0, 1)
-            .flatten(1, 2)[:, piece.skip : piece.skip + piece.keys]
-            for kept, scales in ((cache.k, cache.k_scale), (cache.v, cache.v_scale))
-        )
-        # each key and value head is a batch entry, the heads that share it are its heads
-        grouped = q.view(len(q), len(k), -1, q.shape[2]).permute(1, 2, 0, 3)
-        shape = (-1, grouped.shape[1], -1, -1)
-        k, v = k.unsqueeze(1).expand(shape), v.unsqueeze(1).expand(shape)
-        return _attention(grouped, k, v, piece.mask, params).permute(2, 0, 1, 3).reshape(q.shape)
 
-
-def _decode(q: Tensor, cache: KvLayer, piece: _Decodes, params: AttentionParams) -> Tensor:
-    """See `_Decodes`. In float32: a processor is slow with a few rows of bfloat16."""
-    _, block_size, num_kv_heads, head_dim = cache.k.shape
-    entries, (rows, num_heads, _) = len(piece.owner), q.shape
-    asking = (q.float() * params.scale).index_select(0, piece.owner)
-    asking = asking.view(entries * num_kv_heads, -1, head_dim)
-    scores = torch.cat(
-        [
-            torch.bmm(asking[part], k.transpose(1, 2))
-            for part, k in _matrices(cache.k, cache.k_scale, piece)
-        ]
-    ).view(entries, num_heads, block_size)
-    if params.soft_cap:
-        scores = scores.div_(params.soft_cap).tanh_().mul_(params.soft_cap)
-    scores += piece.hidden
-    table = scores.new_full((rows, num_heads, piece.columns, block_size), float("-inf"))
-    table[piece.owner, :, piece.column] = scores
-    weights = torch.softmax(table.flatten(2), -1).view(table.shape)[piece.owner, :, piece.column]
-    weights = weights.view(entries * num_kv_heads, -1, block_size)
-    found = torch.cat(
-        [torch.bmm(weights[part], v) for part, v in _matrices(cache.v, cache.v_scale, piece)]
-    )
-    return (piece.sums @ found.view(entries, -1)).view(q.shape).to(q.dtype)
-
-
-def _matrices(
-    kept: Tensor, scales: Tensor | None, piece: _Decodes
-) -> Iterator[tuple[slice, Tensor]]:
-    """Matrices (block_size, head_dim) of every entry and key head, and which of them they are."""
-    heads, start = kept.shape[2], 0
-    if not piece.runs:
-        everything = slice(0, len(piece.owner) * heads)
-        yield everything, _dense(kept, scales, piece.blocks, torch.float32).flatten(0, 1)
-    for first, count in piece.runs:
-        blocks, end = slice(first, first + count), start + count * heads
-        yield slice(start, end), _dense(kept, scales, blocks, torch.float32).flatten(0, 1)
-        start = end
-
-
-def _dense(
-    kept: Tensor, scales: Tensor | None, blocks: Tensor | slice, dtype: torch.dtype
-) -> Tensor:
-    """Blocks of the cache as numbers of `dtype`, (blocks, num_kv_heads, block_size, head_dim)."""
-    found = kept.transpose(1, 2)[blocks]
-    if scales is None:
-        return found.to(dtype)
-    return (found * scales.transpose(1, 2)[blocks].unsqueeze(-1).float()).to(dtype)
-
-
-class _Cut:
-    """Cuts one step into pieces, for all layers of one window."""
-
-    def __init__(self, batch: AttentionBatch, block_size: int, window: int) -> None:
-        self._tables, self._size = batch.block_tables, block_size
-        self._window = window
-        self._device = batch.block_tables.device
-        self._starts: list[int] = batch.query_start.tolist()
-        self._contexts: list[int] = batch.context_lens.tolist()
-
-    def pieces(self) -> Iterator[_Piece]:
-        decoding = []
-        for row, context in enumerate(self._contexts):
-            queries = self._starts[row + 1] - self._starts[row]
-            if context == 0 or queries == 0:
-                continue  # padding
-            if queries == 1:
-                decoding.append(row)
-            else:
-                yield from self._chunks(row, queries)
-        for group in self._groups(decoding):
-            yield self._decode(group)
-
-    def _span(self, row: int) -> tuple[int, int]:
-        """Columns of the first block that the last query sees, and behind the last one."""
-        return self._first(self._contexts[row]) // self._size, -(-self._contexts[row] // self._size)
-
-    def _first(self, context: int) -> int:
-        """The first position that the query at the end of `context` sees."""
-        return max(0, context - self._window) if self._window else 0
-
-    def _groups(self, rows: list[int]) -> Iterator[list[int]]:
-        """Rows of similar length, in their own order within a group."""
-        sizes = {row: last - first for row in rows for first, last in [self._span(row)]}
-        group: list[int] = []
-        for row in sorted(rows, key=lambda row: sizes[row]):
-            if group and sizes[row] > _PADDING * sizes[group[0]]:
-                yield sorted(group)
-                group = []
-            group.append(row)
-        if group:
-            yield sorted(group)
-
-    def _decode(self, rows: list[int]) -> _Decodes:
-        tables = self._tables[rows].tolist()
-        entries = []  # (block, owner, column), where a block's neighbour in memory comes next
-        for owner, row in enumerate(rows):
-            first, last = self._span(row)
-            entries += [(tables[owner][at], owner, at - first) for at in range(first, last)]
-        entries.sort()
-        blocks, owner, column = self._integers(entries).T
-        contexts = self._integers([self._contexts[row] for row in rows])[owner, None]
-        starts = self._integers([self._span(row)[0] for row in rows])[owner]
-        positions = (starts + column)[:, None] * self._size + self._each(self._size)
-        hidden = positions >= contexts
-        if self._window:
-            hidden |= positions < contexts - self._window
-        tokens = [self._starts[row] for row in rows]
-        is_slice = tokens == list(range(tokens[0], tokens[0] + len(rows)))
-        return _Decodes(
-            tokens=slice(tokens[0], tokens[0] + len(rows)) if is_slice else self._integers(tokens),
-            runs=_runs([block for block, _, _ in entries]),
-            blocks=blocks,
-            owner=owner,
-            column=column,
-            columns=1 + max(column for _, _, column in entries),
-            hidden=self._hide(hidden).unsqueeze(1),
-            sums=(owner == self._each(len(rows))[:, None]).float(),
-        )
-
-    def _chunks(self, row: int, queries: int) -> Iterator[_Chunk]:
-        """A sequence's prefill: in one piece if it begins here, else a few queries at a time."""
-        start, context = self._starts[row], self._contexts[row]
-        hides_only_future = queries == context and self._first(context) == 0
-        step = queries if hides_only_future else _QUERIES
+def _pieces(batch: AttentionBatch, size: int, window: int) -> Iterator[_Piece]:
+    """One step in pieces, for all layers of one window and block size."""
+    starts: list[int] = batch.query_start.tolist()
+    for row, context in enumerate(batch.context_lens.tolist()):
+        start, queries = starts[row], starts[row + 1] - starts[row]
+        if context == 0 or queries == 0:
+            continue  # padding
+        # A prompt that begins here is one piece: what hides the future needs no mask then.
+        is_whole = queries == context and not 0 < window < context
+        step = queries if is_whole else _QUERIES
         for begin in range(0, queries, step):
             end = min(begin + step, queries)
-            position = context - queries + begin  # of the piece's first query
-            last = context - queries + end
-            first = self._first(position + 1)
-            mask = None
-            if not hides_only_future:
-                positions = torch.arange(first, last, device=self._device)
-                asking = torch.arange(position, last, device=self._device).unsqueeze(1)
-                hidden = positions > asking
-                if self._window:
-                    hidden |= positions <= asking - self._window
-                mask = self._hide(hidden)
-            at = first // self._size
-            blocks = self._tables[row, at : -(-last // self._size)].long()
-            tokens = slice(start + begin, start + end)
-            yield _Chunk(tokens, blocks, first - at * self._size, last - first, mask)
-
-    def _hide(self, hidden: Tensor) -> Tensor:
-        """-inf where `hidden`, else 0; float32."""
-        zeros = torch.zeros(hidden.shape, device=self._device)
-        return zeros.masked_fill_(hidden, float("-inf"))
-
-    def _integers(self, numbers: Sequence[object]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self._device)
-
-    def _each(self, count: int) -> Tensor:
-        return torch.arange(count, device=self._device)
+            position, last = context - queries + begin, context - queries + end
+            first = max(0, position + 1 - window) if window else 0
+            at = first // size
+            yield _Piece(
+                tokens=slice(start + begin, start + end),
+                blocks=batch.block_tables[row, at : -(-last // size)].long(),
+                skip=first - at * size,
+                keys=last - first,
+                mask=None
+                if is_whole
+                else _mask(position, first, last, window, batch.block_tables.device),
+            )
 
 
-def _runs(blocks: list[int]) -> tuple[tuple[int, int], ...]:
-    """(first, count) of ascending neighbours among `blocks`; nothing if there are too many."""
-    places = range(len(blocks))
-    starts = [at for at in places if at == 0 or blocks[at] != blocks[at - 1] + 1]
-    if len(starts) > _RUNS:
-        return ()
-    ends = [*starts[1:], len(blocks)]
-    return tuple((blocks[a], b - a) for a, b in zip(starts, ends, strict=True))
+def _mask(position: int, first: int, last: int, window: int, device: torch.device) -> Tensor:
+    """-inf where the queries from `position` to `last` do not see the keys from `first`, else 0."""
+    keys = torch.arange(first, last, device=device)
+    asking = torch.arange(position, last, device=device).unsqueeze(1)
+    hidden = keys > asking
+    if window:
+        hidden |= keys <= asking - window
+    return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
+
+
+def _attend_piece(q: Tensor, cache: KvLayer, piece: _Piece, params: AttentionParams) -> Tensor:
+    """q (queries, num_heads, head_dim) → the same shape."""
+    k, v = (
+        _dense(kept, scales, piece, q.dtype)
+        for kept, scales in ((cache.k, cache.k_scale), (cache.v, cache.v_scale))
+    )
+    # each key and value head is a batch entry, the heads that share it are its heads
+    grouped = q.view(len(q), len(k), -1, q.shape[2]).permute(1, 2, 0, 3)
+    shape = (-1, grouped.shape[1], -1, -1)
+    k, v = k.unsqueeze(1).expand(shape), v.unsqueeze(1).expand(shape)
+    return _attention(grouped, k, v, piece.mask, params).permute(2, 0, 1, 3).reshape(q.shape)
+
+
+def _dense(kept: Tensor, scales: Tensor | None, piece: _Piece, dtype: torch.dtype) -> Tensor:
+    """The piece's part of the cache as numbers, (num_kv_heads, keys, head_dim)."""
+    found = kept[piece.blocks].flatten(0, 1)[piece.skip : piece.skip + piece.keys]
+    if scales is not None:
+        scale = scales[piece.blocks].flatten(0, 1)[piece.skip : piece.skip + piece.keys]
+        found = found * scale.unsqueeze(-1).float()
+    return found.to(dtype).transpose(0, 1)
 
 
 def _attention(

@@ -20,6 +20,7 @@ from engine.gguf.types import GGMLType
 from engine.paged.arch import ArchSpec
 from engine.paged.kernels.planar_linear import PlanarLinear
 from engine.paged.layers import DenseLinear, Linear, Rope, dense_linear
+from engine.paged.native.library import Library
 from engine.paged.weights import names
 from engine.paged.weights.dequant import dequantize_into
 from engine.paged.weights.planar import PLANAR_TYPES, PlanarWeight, repack
@@ -45,7 +46,7 @@ class LayerWeights:
 class Weights:
     """A whole model on its device."""
 
-    embedding: Tensor  # (vocab_size, hidden)
+    embedding: Tensor  # (vocab_size, hidden), perhaps of less precision than is computed in
     layers: tuple[LayerWeights, ...]
     output_norm: Tensor  # (hidden,)
     output: Linear  # to (vocab_size,)
@@ -53,6 +54,8 @@ class Weights:
     local_rope: Rope
     nbytes: int  # device memory of all of it; a tied embedding counts once
 
+
+_HALVES = {GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16}
 
 # bits per weight of those that stay quantized, scales included (planar.py)
 _PLANAR_BITS = {
@@ -91,11 +94,13 @@ def load_weights(
     *,
     keep_quantized: bool = False,
     num_sms: int = 0,
+    native: Library | None = None,
 ) -> Weights:
     """Stream all tensors of the file at `path`, whose header is `header`, to `device` as `dtype`.
 
     keep_quantized  projections whose parts are all of PLANAR_TYPES stay as they are encoded
     num_sms         streaming multiprocessors for their kernels; 0: plain torch computes
+    native          multiplies instead of torch, by F16 and BF16 weights as they are stored
 
     Raises ModelFormatError if tensors are missing, unknown or of a type that cannot be decoded,
     DeviceMemoryError if they do not fit.
@@ -103,7 +108,9 @@ def load_weights(
     names.check_tensors(header, spec)
     try:
         with path.open("rb", buffering=0) as file:
-            return _Loader(file, header, spec, device, dtype, keep_quantized, num_sms).weights()
+            return _Loader(
+                file, header, spec, device, dtype, keep_quantized, num_sms, native
+            ).weights()
     except OSError as error:
         raise ModelFormatError(f"the model file cannot be read: {error.strerror}") from error
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -124,9 +131,10 @@ class _Loader:
         dtype: torch.dtype,
         keep_quantized: bool,
         num_sms: int,
+        native: Library | None,
     ) -> None:
         self._header, self._spec = header, spec
-        self._keep_quantized, self._num_sms = keep_quantized, num_sms
+        self._keep_quantized, self._num_sms, self._native = keep_quantized, num_sms, native
         self._device, self._dtype = device, dtype
         self._file = file
         self._nbytes = 0
@@ -180,7 +188,7 @@ class _Loader:
             linear = PlanarLinear(planar, bias, self._num_sms)
         else:
             dense = self._joined(parts, in_features) if weight is None else weight
-            linear = dense_linear(dense, bias)
+            linear = dense_linear(dense, bias, self._native)
         shared = isinstance(linear, DenseLinear) and linear.weight is weight
         self._nbytes += 0 if shared else linear.nbytes
         return linear
@@ -192,7 +200,12 @@ class _Loader:
 
     def _joined(self, parts: tuple[names.Part, ...], in_features: int) -> Tensor:
         """The parts' rows below each other: (out_features, in_features)."""
-        weight = self._empty(sum(part.out_features for part in parts), in_features)
+        kinds = {self._info(part.name + ".weight").type for part in parts}
+        dtype = self._dtype
+        if self._native is not None and len(kinds) == 1:
+            dtype = _HALVES.get(kinds.pop(), dtype)
+        shape = (sum(part.out_features for part in parts), in_features)
+        weight = _allocate(shape, dtype, self._device)
         first = 0
         for part in parts:
             rows = weight[first : first + part.out_features]
