@@ -232,13 +232,13 @@ def test_tools_and_arguments_that_nest_without_end_are_one_error():
     for _ in range(5000):
         schema = {"type": "object", "properties": {"a": schema}}
         arguments = {"a": arguments}
-    for given in (
+    for inputs in (
         {"tools": [Tool("x", parameters=schema)]},
         {"messages": [bot("", tool_calls=(ToolCall("x", arguments),))]},
     ):
-        messages = given.pop("messages", [user("x")])
+        messages = inputs.pop("messages", [user("x")])
         with pytest.raises(TemplateError, match="too deep"):
-            go("{{ json .Messages }}", *messages, **given)
+            go("{{ json .Messages }}", *messages, **inputs)
 
 
 def test_the_order_of_templates():
