@@ -59,7 +59,7 @@ def schema_constraint(schema: Mapping[str, Any]) -> Constraint:
         raise RequestTooLargeError(
             f"the JSON schema has {len(source)} bytes, {MAX_SCHEMA_BYTES} are allowed"
         )
-    if _depth(schema) > MAX_SCHEMA_DEPTH:
+    if depth_of(schema) > MAX_SCHEMA_DEPTH:
         raise RequestTooLargeError(
             f"the JSON schema is nested deeper than the {MAX_SCHEMA_DEPTH} levels allowed"
         )
@@ -88,7 +88,7 @@ def check_count(field: str, count: int, limit: int) -> None:
         raise RequestTooLargeError(f"'{field}' has {count} entries, {limit} are allowed")
 
 
-def _depth(value: Any) -> int:
+def depth_of(value: Any) -> int:
     """Levels of nesting; the value itself is bounded by the body's own limit."""
     depth, level = 0, [value]
     while level:
