@@ -12,7 +12,7 @@ from appliance.http.streams import unknown_model
 from appliance.library.names import ModelName
 
 # Abilities that a model may list and this release has no engine for.
-LACKED = frozenset({"insert", "thinking", "tools", "vision"})
+LACKED = frozenset({"thinking", "tools", "vision"})
 
 
 async def require_abilities(request: web.Request, job: JobRequest) -> None:
