@@ -44,9 +44,6 @@ from engine.errors import EngineError
 from engine.process.client import EngineClient
 from engine.text import TextAssembler
 
-_NOTHING = Text("")
-HELD, HELD_BEFORE_STOP = 3, 1  # steps that a worker may hold back; the second with stop strings
-
 
 class ChatService:
     """Runs jobs against the library and the models in memory."""
@@ -86,11 +83,11 @@ class ChatService:
                 total_ns = time.monotonic_ns() - began
                 yield Done(reason="load", total_ns=total_ns, load_ns=lease.load_ns)
                 return
-            prompt = await self._prompt(request, stored, lease.client)
+            prompt, plan = await self._prompt(request, stored, lease.client)
             if request.render_only:
                 yield Rendered(prompt.text)
                 return
-            run = _Run(request, options, prompt, lease, began)
+            run = Run(request, options, prompt, lease, began, plan)
             try:
                 async with aclosing(run.events()) as events:
                     async for event in events:
@@ -143,8 +140,8 @@ class ChatService:
 
     async def _prompt(
         self, request: JobRequest, stored: StoredModel, client: EngineClient
-    ) -> Prompt:
-        """What the model shall read, as text and tokens."""
+    ) -> tuple[Prompt, Plan]:
+        """What the model shall read, as text and tokens, and how its answer comes about."""
         info = client.info
 
         async def measure(text: str) -> list[int]:
@@ -153,7 +150,8 @@ class ChatService:
 
         work = request.work
         if isinstance(work, Completion) and work.raw:
-            return Prompt(work.prompt, await _with_context(work, work.prompt, client, measure))
+            tokens = await _with_context(work, work.prompt, client, measure)
+            return Prompt(work.prompt, tokens), Plan(constraint=request.constraint)
         header = await asyncio.to_thread(stored.header)
         go_template = work.template if isinstance(work, Completion) else None
         owner = "the request"
@@ -173,123 +171,6 @@ class ChatService:
 def trial_place(name: ModelName) -> ModelName:
     """Where a model on trial is loaded; no name that anybody could ask for."""
     return replace(name, tag=f"{name.tag} (trial)")
-
-
-@dataclass(slots=True)
-class _Run:
-    """One sequence in the engine, seen as events."""
-
-    request: JobRequest
-    options: Options
-    prompt: Prompt
-    lease: Lease
-    began: int  # monotonic ns
-    output: list[int] = field(default_factory=list)
-    reason: FinishReason = FinishReason.STOP
-    usage: Usage | None = None
-    is_failed: bool = False
-    _told: int = 0  # tokens of the output that an event has brought
-
-    @property
-    def computed_tokens(self) -> int:
-        """What it cost: all but what the cache held; the whole prompt if the client left early,
-        since leaving must not be cheaper than staying."""
-        if (usage := self.usage) is not None:
-            return usage.prompt_tokens - usage.cached_tokens + usage.output_tokens
-        if self.is_failed and not self.output:
-            return 0
-        return len(self.prompt.tokens) + len(self.output)
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        assembler = TextAssembler(self.options.stop)
-        engine_request = GenerateRequest(
-            id=0,
-            prompt=self.prompt.tokens,
-            add_special=False,
-            sampling=self.options.sampling(self.request.logit_bias),
-            max_tokens=self.options.max_tokens,
-            constraint=self.request.constraint,
-            logprobs=self.request.logprobs,
-            truncate=self.request.truncate,
-            shift=self.request.shift,
-            num_keep=self.options.num_keep,
-            priority=self.lease.priority,
-            cache_salt=self.request.share.salt,
-            held_steps=self._held_steps(),
-        )
-        arrivals = self.lease.client.generate(
-            engine_request, is_over=lambda: assembler.stopped_by is not None
-        )
-        last: SequenceStep | None = None
-        async with aclosing(arrivals):
-            try:
-                async for steps in arrivals:
-                    if last is None:
-                        yield self._started()
-                    last = steps[-1]
-                    text = self._assemble(steps, assembler)
-                    if text.text or text.logprobs:
-                        yield text
-            except EngineError:
-                self.is_failed = True
-                raise
-        if last is None or last.usage is None or last.finish is None:
-            raise EngineError("the engine ended a request without saying what it cost")
-        self.usage = last.usage
-        self.reason = FinishReason.STOP if assembler.stopped_by is not None else last.finish
-
-    def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
-        """What of these steps may be shown; counts their tokens."""
-        text, logprobs = "", []
-        for step in steps:
-            if assembler.stopped_by is not None:
-                break  # decoded before the engine heard of the stop string
-            self.output += step.token_ids
-            text += assembler.feed(step.data)
-            if step.finish is not None:
-                text += assembler.finish()
-            logprobs += step.logprobs
-        if not text and not logprobs:
-            return _NOTHING
-        told, self._told = self._told, len(self.output)
-        return Text(text, tuple(logprobs), self._told - told)
-
-    def _held_steps(self) -> int:
-        """Engines with many slots send many tokens per frame anyway. A stop string is seen only
-        when it arrives, and has to free the engine within two steps."""
-        if self.lease.client.info.slots > 1:
-            return 0
-        return HELD_BEFORE_STOP if self.options.stop else HELD
-
-    def _started(self) -> Started:
-        lease = self.lease
-        return Started(
-            queue_position=lease.queue_position,
-            queue_ns=lease.queue_ns,
-            load_ns=lease.load_ns,
-            slots=lease.client.info.slots,
-        )
-
-    def done(self) -> Done:
-        """The last event; call when `events` has ended."""
-        usage, work = self.usage, self.request.work
-        assert usage is not None
-        has_context = isinstance(work, Completion) and not work.raw
-        return Done(
-            reason=str(self.reason),
-            total_ns=time.monotonic_ns() - self.began,
-            load_ns=self.lease.load_ns,
-            queue_ns=self.lease.queue_ns,
-            queue_position=self.lease.queue_position,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            truncated_tokens=usage.truncated_tokens,
-            truncated_messages=self.prompt.dropped_messages,
-            prompt_ns=usage.prompt_ns,
-            output_tokens=len(self.output),
-            decode_ns=usage.decode_ns,
-            context=(*self.prompt.tokens, *self.output) if has_context else (),
-        )
 
 
 async def _with_context(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
+from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text, Thinking
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http.access import require_model
 from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METER, METRICS, SETTINGS
@@ -76,7 +76,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
                 now = time.monotonic()
                 note_event(fields, event, now - came)
                 clock.note(event, now)
-                if isinstance(event, Text):
+                if isinstance(event, Text | Thinking):
                     request.app[METER].add(event.tokens, now)
                 yield event
     except (ModelNameError, ModelNotFoundError) as error:
