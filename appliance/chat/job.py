@@ -28,11 +28,11 @@ from appliance.chat.prompt import (
     Measure,
     Prompt,
     Template,
-    choose_template,
     conversation,
     fit_conversation,
     single_turn,
 )
+from appliance.chat.render.template import choose_template
 from appliance.errors import UnsupportedError
 from appliance.library.library import Library
 from appliance.library.names import ModelName
@@ -153,15 +153,13 @@ class ChatService:
             tokens = await _with_context(work, work.prompt, client, measure)
             return Prompt(work.prompt, tokens), Plan(constraint=request.constraint)
         header = await asyncio.to_thread(stored.header)
-        go_template = work.template if isinstance(work, Completion) else None
-        owner = "the request"
-        if not go_template:
-            go_template = await asyncio.to_thread(lambda: stored.template)
-            owner = stored.name.short
-        jinja = choose_template(go_template, str(header.chat_template or ""), owner)
-        template = Template(jinja, info.bos_token, info.eos_token)
+        requested = work.template or "" if isinstance(work, Completion) else ""
+        own = await asyncio.to_thread(lambda: stored.template)
+        chosen = choose_template(requested, own, str(header.chat_template or ""))
+        template = Template(chosen, info.bos_token, info.eos_token, request.tools, request.think)
         if isinstance(work, Completion):
-            text = await template.render(await asyncio.to_thread(single_turn, stored, work))
+            turns = await asyncio.to_thread(single_turn, stored, work)
+            text = await template.render(turns, work.suffix)
             return Prompt(text, await _with_context(work, text, client, measure))
         messages = await asyncio.to_thread(conversation, stored, work or ())
         limit = info.context_length if request.truncate else 2**63
