@@ -1,7 +1,7 @@
 """The one chat job behind every dialect: find the model, lease it, render, generate, tell events.
 
-Text is assembled here (whole characters, stop strings), whatever the engine. Leaving the events
-early aborts the sequence in the engine and frees its slot.
+What happens between the prompt and the last event is known in `run.py`. Leaving the events early
+aborts the sequence in the engine and frees its slot.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from appliance.chat import options as job_options
 from appliance.chat.events import (
@@ -20,10 +20,9 @@ from appliance.chat.events import (
     Event,
     JobRequest,
     Rendered,
-    Started,
-    Text,
 )
-from appliance.chat.options import Options
+from appliance.chat.parse.families import choose_family
+from appliance.chat.plan import Plan, check_abilities, make_plan, offered_tools
 from appliance.chat.prompt import (
     Measure,
     Prompt,
@@ -33,16 +32,13 @@ from appliance.chat.prompt import (
     single_turn,
 )
 from appliance.chat.render.template import choose_template
+from appliance.chat.run import Run
 from appliance.errors import UnsupportedError
 from appliance.library.library import Library
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.manager import Models
-from appliance.models.resident import Lease
-from engine.api import FinishReason, GenerateRequest, SequenceStep, Usage
-from engine.errors import EngineError
 from engine.process.client import EngineClient
-from engine.text import TextAssembler
 
 
 class ChatService:
@@ -70,7 +66,7 @@ class ChatService:
         own = await asyncio.to_thread(lambda: stored.parameters)
         options = job_options.merge(request.options, own, request.defaults)
         kind = "generate" if isinstance(request.work, Completion) else "chat"
-        await self._check_can_generate(stored, request.model, kind)
+        await self._check_can_generate(stored, request, kind)
         async with self._models.lease(
             stored,
             options.values,
@@ -133,10 +129,15 @@ class ChatService:
             return trial
         return await asyncio.to_thread(self._library.get, ModelName.parse(typed))
 
-    async def _check_can_generate(self, stored: StoredModel, typed: str, kind: str) -> None:
+    async def _check_can_generate(
+        self, stored: StoredModel, request: JobRequest, kind: str
+    ) -> None:
         header = await asyncio.to_thread(stored.header)
         if header.is_embedding:
-            raise UnsupportedError(f'"{typed}" does not support {kind}')
+            raise UnsupportedError(f'"{request.model}" does not support {kind}')
+        if offered_tools(request) or request.think:
+            abilities = await asyncio.to_thread(stored.capabilities)
+            check_abilities(request, stored.name.full, abilities)
 
     async def _prompt(
         self, request: JobRequest, stored: StoredModel, client: EngineClient
@@ -156,14 +157,20 @@ class ChatService:
         requested = work.template or "" if isinstance(work, Completion) else ""
         own = await asyncio.to_thread(lambda: stored.template)
         chosen = choose_template(requested, own, str(header.chat_template or ""))
-        template = Template(chosen, info.bos_token, info.eos_token, request.tools, request.think)
+        tools = offered_tools(request)
+        template = Template(chosen, info.bos_token, info.eos_token, tools, request.think)
         if isinstance(work, Completion):
             turns = await asyncio.to_thread(single_turn, stored, work)
             text = await template.render(turns, work.suffix)
-            return Prompt(text, await _with_context(work, text, client, measure))
-        messages = await asyncio.to_thread(conversation, stored, work or ())
-        limit = info.context_length if request.truncate else 2**63
-        return await fit_conversation(template, messages, measure, limit)
+            prompt = Prompt(text, await _with_context(work, text, client, measure))
+        else:
+            messages = await asyncio.to_thread(conversation, stored, work or ())
+            limit = info.context_length if request.truncate else 2**63
+            prompt = await fit_conversation(template, messages, measure, limit)
+        family = await asyncio.to_thread(
+            choose_family, chosen.text, is_go=chosen.is_go, architecture=header.architecture
+        )
+        return prompt, make_plan(request, family, prompt.text)
 
 
 def trial_place(name: ModelName) -> ModelName:

@@ -30,6 +30,7 @@ class Plan:
     tools: Sequence[Tool] = ()
     constraint: Constraint | None = None
     prefix: str = ""  # what the answer begins with, in the model's stead
+    closing: str = ""  # ends thinking that the prompt has opened; no part of the answer
     is_opened: bool = False  # the prompt ends inside of the thinking
     thinks_first: bool = False  # run free until it has thought, or has thought enough
     hides_thinking: bool = False
@@ -63,14 +64,12 @@ def offered_tools(request: JobRequest) -> tuple[Tool, ...]:
     return () if choice.kind == "none" else tuple(tools)
 
 
-def check_abilities(
-    request: JobRequest, typed: str, full_name: str, abilities: Sequence[str]
-) -> None:
+def check_abilities(request: JobRequest, full_name: str, abilities: Sequence[str]) -> None:
     """Raise UnsupportedError for tools or thinking that the model has no place for."""
-    if request.tools and "tools" not in abilities:
+    if offered_tools(request) and "tools" not in abilities:
         raise UnsupportedError(f"{full_name} does not support tools")
     if request.think and "thinking" not in abilities:
-        raise UnsupportedError(f'"{typed}" does not support thinking')
+        raise UnsupportedError(f'"{request.model}" does not support thinking')
 
 
 def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:
@@ -94,7 +93,7 @@ def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:
     if request.think is False or request.thinking_budget == 0:
         # A template that opens the thinking whatever it is told: close it in the model's stead.
         closing = family.close_thinking() if is_opened else ""
-        return replace(plan, is_opened=is_opened, prefix=closing + plan.prefix)
+        return replace(plan, closing=closing)
     has_reason = plan.constraint is not None or plan.budget is not None
     return replace(plan, is_opened=is_opened, thinks_first=has_reason)
 

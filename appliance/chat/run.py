@@ -43,7 +43,7 @@ class Run:
     prompt: Prompt
     lease: Lease
     began: int  # monotonic ns
-    plan: Plan = Plan()
+    plan: Plan
     output: list[int] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
     _parser: Parser = field(init=False)
@@ -74,8 +74,8 @@ class Run:
     async def events(self) -> AsyncGenerator[Event, None]:
         plan = self.plan
         tokens = self.prompt.tokens
-        if not plan.thinks_first and plan.prefix:
-            tokens = await self._behind_prompt(plan.prefix)
+        if not plan.thinks_first:
+            tokens = await self._behind_prompt(plan.closing + plan.prefix)
             self._pending = self._tell(self._parser.feed(plan.prefix), [])
         constraint = None if plan.thinks_first else plan.constraint
         async with aclosing(self._sequence(tokens, constraint, is_first=plan.thinks_first)) as some:
@@ -291,7 +291,6 @@ def _joined(last: Event, event: Parsed) -> Event | None:
         return Text(last.text + event.text)
     if isinstance(last, Thinking) and isinstance(event, Thinking):
         return Thinking(last.text + event.text)
-    if isinstance(last, CallArguments) and isinstance(event, CallArguments):
-        if last.index == event.index:
-            return CallArguments(last.index, last.text + event.text)
-    return None
+    if not (isinstance(last, CallArguments) and isinstance(event, CallArguments)):
+        return None
+    return CallArguments(last.index, last.text + event.text) if last.index == event.index else None
