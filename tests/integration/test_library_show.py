@@ -97,7 +97,7 @@ def test_metadata_and_tensors(library, tmp_path):
             ["completion", "tools", "insert"],
         ),
         (
-            "{{ range .Messages }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ end }}",
+            "{{ range .Messages }}{{ if 1 }}<think>{{ .Thinking }}</think>{{ end }}{{ end }}",
             None,
             ["completion", "thinking"],
         ),

@@ -34,11 +34,19 @@ class Family:
         inner = ("[ARGS]", "[CALL_ID]", "<｜tool▁sep｜>", "<escape>")  # noqa: RUF001
         return [*self.calls.opens, *self.calls.closes, *inner, *(self.thinking or ())]
 
+    @property
+    def can_think(self) -> bool:
+        return self.is_harmony or self.thinking is not None
+
     def close_thinking(self) -> str:
         """What ends the thinking in the model's stead."""
         if self.is_harmony:
             return harmony.CLOSE_THINKING + harmony.NEXT
         return f"\n{self.thinking[1]}\n\n" if self.thinking else ""
+
+    def after_thinking(self) -> str:
+        """What stands between thinking that the model has ended and the answer."""
+        return harmony.NEXT if self.is_harmony else "\n\n"
 
     def answer_prefix(self) -> str:
         """What stands before an answer that must have a form, behind thinking or without any."""

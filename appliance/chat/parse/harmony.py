@@ -111,7 +111,7 @@ class HarmonyParser:
         start = text.lstrip(BLANKS)
         if not start:
             return text if len(text) <= _MAX_HEADER else self._plain(text)
-        is_header = start.startswith("<|") or "<|".startswith(start) or start.startswith("to=")
+        is_header = start.startswith(("<|", "to=")) or "<|".startswith(start)
         if not is_header and not "to=".startswith(start):
             return self._plain(text)
         at = text.find(_MESSAGE)
@@ -167,7 +167,7 @@ class HarmonyParser:
         return end
 
     def _end_call(self, held: str) -> None:
-        """The message is over: without any argument it is a call, in the middle of one it is not."""
+        """The message is over: a call without arguments is one, one that was cut off is none."""
         if self._writer is None:
             return
         if self._raw or held.strip(BLANKS):

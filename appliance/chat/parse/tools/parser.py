@@ -50,6 +50,7 @@ class ToolParser:
         self._held = ""
         self._count = 0
         self._found: list[Parsed] = []
+        self._is_open = True  # no closing mark has come since the last call
         self._begin_body()
 
     def feed(self, text: str) -> list[Parsed]:
@@ -163,7 +164,7 @@ class ToolParser:
         self._size = 0
         self._header = ""
         self._is_list = False
-        self._is_open = True  # no closing mark has come since
+        self._is_open = True
         self._writer: CallWriter | None = None
         self._object: CallObject | None = None
         self._scanner: JsonScanner | None = None
