@@ -113,6 +113,27 @@ def test_every_choice_has_calls_of_its_own(client):
     assert len(set(found)) == 3
 
 
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "add"}}], ids=["any", "named"]
+)
+def test_a_call_that_is_forced(client, choice):
+    """Whatever the model would have said: the grammar leaves it no choice."""
+    answer = chat(client, "Never.", tools=TOOLS, tool_choice=choice).choices[0]
+    (call,) = answer.message.tool_calls
+    assert answer.finish_reason == "tool_calls"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("add", {"a": 0, "b": 0})
+
+
+def test_a_form_behind_thinking(client):
+    class Sky(BaseModel):
+        blue: bool
+
+    written = "<think>\nHm.\n</think>\n\nnot JSON at all"
+    answer = client.chat.completions.parse(model=NAME, messages=ask(written), response_format=Sky)
+    assert answer.choices[0].message.parsed == Sky(blue=True)
+    assert answer.choices[0].message.reasoning == "Hm."
+
+
 def test_the_choice_of_none_gives_text(client):
     (choice,) = chat(client, SUM, tools=TOOLS, tool_choice="none").choices
     assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
