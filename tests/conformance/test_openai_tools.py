@@ -151,6 +151,16 @@ def test_reasoning_comes_apart(client, effort):
     assert "".join(delta.content or "" for delta in deltas) == "Blue."
 
 
+def test_reasoning_has_a_budget(client):
+    """The engine says a byte a token."""
+    written = f"<think>{'x' * 100}</think>Blue."
+    whole = chat(client, written).choices[0].message
+    short = chat(client, written, extra_body={"reasoning": {"max_tokens": 20}})
+    assert whole.reasoning == "x" * 100
+    assert set(short.choices[0].message.reasoning) == {"x"}
+    assert len(short.choices[0].message.reasoning) <= 20
+
+
 def test_infill(client):
     prompt = f"def f():{says(' return 1')}"
     answer = client.completions.create(model=NAME, prompt=prompt, suffix="# end")
