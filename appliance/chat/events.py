@@ -112,6 +112,7 @@ class Thinking:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 0  # as in Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ class Done:
     decode_ns: int = 0
     context: tuple[int, ...] = ()  # prompt and output tokens of a Completion that was not raw
     tool_calls: int = 0  # how many the model made
+    thinking_tokens: int = 0  # of the output tokens
 
 
 Event = Started | Text | Thinking | CallStarted | CallArguments | CallDone | Rendered | Done

@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text
+from appliance.chat.events import (
+    CallDone,
+    Done,
+    Event,
+    JobRequest,
+    Rendered,
+    Text,
+    Thinking,
+    ToolCall,
+)
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http.access import require_model
 from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METER, METRICS, SETTINGS
@@ -76,7 +85,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
                 now = time.monotonic()
                 note_event(fields, event, now - came)
                 clock.note(event, now)
-                if isinstance(event, Text):
+                if isinstance(event, Text | Thinking):
                     request.app[METER].add(event.tokens, now)
                 yield event
     except (ModelNameError, ModelNotFoundError) as error:
@@ -95,24 +104,34 @@ class Folded:
     """A job's events as one answer; in the end exactly one of `done` and `rendered` is set."""
 
     text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    thinking: str = ""
+    calls: list[tuple[int, ToolCall]] = field(default_factory=list)  # with their indices
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the text alone
+    thinking_logprobs: list[TokenLogprob] = field(default_factory=list)
     done: Done | None = None
     rendered: str | None = None
     _pieces: list[str] = field(default_factory=list)
+    _thoughts: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        """Take in the next event; the last one completes `text`."""
+        """Take in the next event; the last one completes `text` and `thinking`."""
         match event:
             case Text():
                 self._pieces.append(event.text)
                 self.logprobs.extend(event.logprobs)
+            case Thinking():
+                self._thoughts.append(event.text)
+                self.thinking_logprobs.extend(event.logprobs)
+            case CallDone():
+                self.calls.append((event.index, event.call))
             case Rendered():
                 self.rendered = event.prompt
             case Done():
                 self.done = event
                 self.text = "".join(self._pieces)
-            case Started():
-                pass
+                self.thinking = "".join(self._thoughts)
+            case _:
+                pass  # what the others say is in these
 
 
 async def fold(events: AsyncGenerator[Event, None]) -> Folded:
