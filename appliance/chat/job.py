@@ -88,7 +88,7 @@ class ChatService:
                 return
             prompt = await self._prompt(request, stored, lease.client)
             if request.render_only:
-                yield Rendered(prompt.text)
+                yield Rendered(prompt.text, len(prompt.tokens))
                 return
             run = _Run(request, options, prompt, lease, began)
             try:
@@ -188,6 +188,7 @@ class _Run:
     reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
     is_failed: bool = False
+    stop_sequence: str = ""  # that ended the text
     _told: int = 0  # tokens of the output that an event has brought
 
     @property
@@ -236,6 +237,7 @@ class _Run:
         if last is None or last.usage is None or last.finish is None:
             raise EngineError("the engine ended a request without saying what it cost")
         self.usage = last.usage
+        self.stop_sequence = assembler.stopped_by or ""
         self.reason = FinishReason.STOP if assembler.stopped_by is not None else last.finish
 
     def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
@@ -268,6 +270,7 @@ class _Run:
             queue_ns=lease.queue_ns,
             load_ns=lease.load_ns,
             slots=lease.client.info.slots,
+            prompt_tokens=len(self.prompt.tokens),
         )
 
     def done(self) -> Done:
@@ -288,6 +291,7 @@ class _Run:
             prompt_ns=usage.prompt_ns,
             output_tokens=len(self.output),
             decode_ns=usage.decode_ns,
+            stop_sequence=self.stop_sequence,
             context=(*self.prompt.tokens, *self.output) if has_context else (),
         )
 

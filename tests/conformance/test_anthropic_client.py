@@ -1,0 +1,161 @@
+"""The official `anthropic` package, unchanged, against the service."""
+
+import anthropic
+import pytest
+
+from tests.conformance.claude_code import AGENT_HEADERS, agent_requests
+
+HELLO = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture
+def client(service):
+    with anthropic.Anthropic(base_url=service.url, api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+def say(client, **fields):
+    known = {"model": "echo", "max_tokens": 100, "messages": HELLO}
+    return client.messages.create(**{**known, **fields})
+
+
+def test_a_message(client):
+    sampling = {"temperature": 0, "top_k": 5}  # newer packages have no arguments for these
+    metadata = {"user_id": "me"}
+    answer = say(client, system="be brief", metadata=metadata, extra_body=sampling)
+    (block,) = answer.content
+    assert (answer.type, answer.role, answer.model) == ("message", "assistant", "echo")
+    assert answer.id.startswith("msg_")
+    assert block.type == "text"
+    assert "be brief" in block.text  # the echo says the whole prompt
+    assert "hello there" in block.text
+    assert (answer.stop_reason, answer.stop_sequence) == ("end_turn", None)
+    assert answer.usage.input_tokens > 0
+    assert answer.usage.output_tokens > 0
+    assert answer.usage.cache_read_input_tokens == 0
+
+
+def test_a_stream_with_the_packages_helper(client):
+    with client.messages.stream(model="echo", max_tokens=100, messages=HELLO) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == final.content[0].text == say(client).content[0].text
+    assert final.stop_reason == "end_turn"
+    assert final.usage.output_tokens > 0
+
+
+def test_the_order_of_a_streams_events(client):
+    kinds = [event.type for event in say(client, stream=True)]
+    assert kinds[:2] == ["message_start", "content_block_start"]
+    assert set(kinds[2:-3]) == {"content_block_delta"}
+    assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+
+
+async def test_the_async_client(service):
+    url = service.url
+    async with (
+        anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client,
+        client.messages.stream(model="echo", max_tokens=9, messages=HELLO) as stream,
+    ):
+        assert "".join([piece async for piece in stream.text_stream])
+
+
+def test_limits_and_stops(client):
+    assert say(client, max_tokens=2).stop_reason == "max_tokens"
+    assert say(client, max_tokens=2).usage.output_tokens == 2
+    stopped = say(client, stop_sequences=["nothing", "there"])
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "there")
+    assert stopped.content[0].text.endswith("hello ")
+
+
+def test_structured_output(client):
+    schema = {"type": "object", "properties": {"echo": {"type": "boolean"}}}
+    form = {"type": "json_schema", "schema": schema}
+    answer = say(client, output_config={"format": form})
+    assert answer.content[0].text == '{"echo": true}'
+
+
+def test_tokens_are_counted(client):
+    counted = client.messages.count_tokens(model="echo", messages=HELLO, system="be brief")
+    assert counted.input_tokens == say(client, system="be brief").usage.input_tokens
+    longer = [*HELLO, {"role": "assistant", "content": "hi"}, *HELLO]
+    assert client.messages.count_tokens(model="echo", messages=longer).input_tokens > (
+        client.messages.count_tokens(model="echo", messages=HELLO).input_tokens
+    )
+
+
+def test_models(client):
+    listed = client.models.list()
+    assert "echo:latest" in [model.id for model in listed]
+    one = client.models.retrieve("echo")
+    assert (one.id, one.type, one.display_name) == ("echo:latest", "model", "echo:latest")
+    assert one.created_at.year > 2000
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "words"),
+    [
+        ({"model": "nobody"}, anthropic.NotFoundError, "'nobody' not found"),
+        ({"messages": []}, anthropic.BadRequestError, "messages is required"),
+        ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens"),
+        (
+            {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+            anthropic.BadRequestError,
+            "server tool",
+        ),
+        (
+            {"tools": [{"name": "f", "input_schema": {"type": "object"}}] * 1000},
+            anthropic.RequestTooLargeError,
+            "1000 entries",
+        ),
+    ],
+)
+def test_errors(client, fields, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        say(client, **fields)
+    error = caught.value
+    assert error.request_id == error.body["request_id"]
+    assert error.body["type"] == "error"
+    assert error.type == error.body["error"]["type"]
+
+
+def test_too_long_a_prompt_is_said_so_that_agents_compact(client):
+    long = [{"role": "user", "content": "word " * 200_000}]
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
+        say(client, messages=long)
+
+
+def test_a_wrong_key(service):
+    key = "hearth_aaaaaaaa_bbbb"
+    with (
+        anthropic.Anthropic(base_url=service.url, api_key=key, max_retries=0) as client,
+        pytest.raises(anthropic.AuthenticationError) as caught,
+    ):
+        say(client)
+    assert caught.value.type == "authentication_error"
+
+
+def test_an_error_in_mid_stream_is_raised(start_service, tiny_gguf):
+    service = start_service()
+    service.create("echo", tiny_gguf)
+    crash = [{"role": "user", "content": "[[crash]]"}]
+    with anthropic.Anthropic(base_url=service.url, api_key="none", max_retries=0) as client:
+        events = say(client, messages=crash, stream=True)
+        assert next(iter(events)).type == "message_start"
+        with pytest.raises(anthropic.APIStatusError, match="api_error") as caught:
+            list(events)
+    assert caught.value.body["error"]["type"] == "api_error"
+
+
+def test_a_coding_agents_session(service):
+    """What Claude Code sends, from public captures: each request is understood as it is."""
+    with anthropic.Anthropic(
+        base_url=service.url, auth_token="none", api_key=None, max_retries=0
+    ) as client:
+        for path, body in agent_requests("echo"):
+            answer = client.post(
+                path, body=body, cast_to=object, options={"headers": AGENT_HEADERS}
+            )
+            assert answer
