@@ -1,25 +1,27 @@
 """OpenAI's chat/completions, completions, embeddings and models: parse, run, write."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from appliance.chat.events import Done, JobRequest, Rendered, Started, Text
+from appliance.chat.events import Done, Event, JobRequest, Started
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import anthropic
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
+from appliance.http.abilities import require_abilities
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
-from appliance.http.choices import run_choices
+from appliance.http.choices import Item, run_choices
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
 from appliance.http.errors import Dialect
 from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
+from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
 from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
 
@@ -27,24 +29,30 @@ from appliance.library.names import ModelName
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
     fields = await read_object(request)
-    wire.refuse_fields(fields)
+    refuse_fields(fields, REFUSED_IN_CHAT)
     body = to_struct(fields, wire.ChatRequest)
     jobs = body.to_jobs(share_of(request), request.app[SETTINGS].max_messages)
+    await require_abilities(request, jobs[0])
     shape = answers.ChatShape(top=body.top_logprobs or 0)
     if body.render_only:
         folded = await fold(run_job(request, jobs[0]))
         writer = answers.Writer(shape, body.model, usage_in_chunks=False)
-        return _json(writer.rendered(shape.choice(0, "", None), folded.rendered or ""))
-    return await _answer(request, body, jobs, shape)
+        return _json(
+            writer.rendered(shape.choice(0, folded, has_logprobs=False), folded.rendered or "")
+        )
+    keep = None if body.parallel_tool_calls else answers.without_further_calls
+    return await _answer(request, body, jobs, shape, keep)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
     fields = await read_object(request)
-    wire.refuse_fields(fields)
+    refuse_fields(fields, REFUSED_IN_COMPLETIONS)
     body = to_struct(fields, wire.CompletionRequest)
     jobs = body.to_jobs(share_of(request))
-    return await _answer(request, body, jobs, answers.TextShape(top=body.logprobs or 0))
+    await require_abilities(request, jobs[0])
+    shape = answers.TextShape(top=body.logprobs or 0, echoes=body.echoes(jobs))
+    return await _answer(request, body, jobs, shape)
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
@@ -86,28 +94,39 @@ async def _answer(
     body: wire.ChatRequest | wire.CompletionRequest,
     jobs: Sequence[JobRequest],
     shape: answers.Shape,
+    keep: Callable[[Event], Event | None] | None = None,
 ) -> web.StreamResponse:
     writer = answers.Writer(shape, body.model, usage_in_chunks=body.wants_usage())
+    items = _kept(run_choices(request, jobs), keep)
     if body.stream:
-        documents = _documents(request, body, jobs, shape, writer)
-        return await stream(request, documents, SSE)
+        return await stream(request, _documents(items, body, jobs, shape, writer), SSE)
     folded = [Folded() for _ in jobs]
-    async with aclosing(run_choices(request, jobs)) as events:
-        async for index, event in events:
+    async with aclosing(items):
+        async for index, event in items:
             folded[index].add(event)
     usage = answers.Usage()
     choices = []
     for index, (job, found) in enumerate(zip(jobs, folded, strict=True)):
         assert found.done is not None
         usage.add(found.done, is_new_prompt=index % body.n == 0)
-        logprobs = None if job.logprobs is None else found.logprobs
-        choice = shape.choice(index, found.text, logprobs)
-        choices.append(choice | {"finish_reason": found.done.reason})
+        choice = shape.choice(index, found, has_logprobs=job.logprobs is not None)
+        choices.append(choice | {"finish_reason": answers.finish_of(found.done)})
     return _json(writer.whole(choices, usage))
 
 
+async def _kept(
+    items: AsyncGenerator[Item, None], keep: Callable[[Event], Event | None] | None
+) -> AsyncGenerator[Item, None]:
+    """The events as `keep` lets them through."""
+    async with aclosing(items):
+        async for index, event in items:
+            kept = event if keep is None else keep(event)
+            if kept is not None:
+                yield index, kept
+
+
 async def _documents(
-    request: web.Request,
+    items: AsyncGenerator[Item, None],
     body: wire.ChatRequest | wire.CompletionRequest,
     jobs: Sequence[JobRequest],
     shape: answers.Shape,
@@ -115,22 +134,20 @@ async def _documents(
 ) -> AsyncGenerator[bytes, None]:
     """The chunks of a stream, each with its choice's index, then the usage if it was asked for."""
     usage = answers.Usage()
-    async with aclosing(run_choices(request, jobs)) as events:
-        async for index, event in events:
+    async with aclosing(items):
+        async for index, event in items:
+            finish = None
             match event:
                 case Started():
-                    if (choice := shape.opening(index)) is not None:
-                        yield msgspec.json.encode(writer.chunk(choice))
-                case Text(text=text, logprobs=found):
-                    logprobs = None if jobs[index].logprobs is None else list(found)
-                    choice = shape.delta(index, text, logprobs)
-                    yield msgspec.json.encode(writer.chunk(choice))
+                    choice = shape.opening(index)
                 case Done():
                     usage.add(event, is_new_prompt=index % body.n == 0)
-                    closing = writer.chunk(shape.closing(index), event.reason)
-                    yield msgspec.json.encode(closing)
-                case Rendered():
-                    pass  # chat_completions answers that itself
+                    choice, finish = shape.closing(index), answers.finish_of(event)
+                case _:
+                    has_logprobs = jobs[index].logprobs is not None
+                    choice = shape.delta(index, event, has_logprobs=has_logprobs)
+            if choice is not None:
+                yield msgspec.json.encode(writer.chunk(choice, finish))
     if body.wants_usage():
         yield msgspec.json.encode(writer.usage_chunk(usage))
 
