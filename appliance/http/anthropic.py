@@ -13,6 +13,7 @@ from appliance.access.caller import clean_user
 from appliance.chat.events import JobRequest
 from appliance.http import anthropic_answers as answers
 from appliance.http import anthropic_wire as wire
+from appliance.http.abilities import require_abilities, thinking_where_able
 from appliance.http.access import may_see
 from appliance.http.body import read_object, to_struct
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
@@ -37,7 +38,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.MessagesRequest)
     _believe_user(request, body.metadata.user_id)
-    job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
+    job = await _able_job(request, body)
     writer = answers.Writer(
         model=body.model,
         stops=frozenset(body.stop_sequences),
@@ -59,7 +60,7 @@ async def count_tokens(request: web.Request) -> web.StreamResponse:
     fields = await read_object(request)
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.CountRequest)
-    job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
+    job = await _able_job(request, body)
     folded = await fold(run_job(request, job))
     return _json({"input_tokens": folded.rendered_tokens})
 
@@ -77,6 +78,13 @@ async def models(request: web.Request) -> web.StreamResponse:
 def model(stored: StoredModel) -> web.StreamResponse:
     """GET /v1/models/{model} of such a client."""
     return _json(answers.model_entry(stored))
+
+
+async def _able_job(request: web.Request, body: wire.CountRequest) -> JobRequest:
+    job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
+    job = await thinking_where_able(request, job)
+    await require_abilities(request, job)
+    return job
 
 
 async def _documents(

@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.chat.events import Message, ToolCall
 from appliance.http.errors import FieldError, RefusedFieldError
-from appliance.http.tools_wire import calls_of, named_results
+from appliance.http.tools_wire import calls_of, images_of, named_results
 
 # Claude Code's first system block, not meant for the model; its hash is another in each request,
 # which would make the prefix cache useless (anthropics/claude-code#68900).
@@ -61,15 +61,19 @@ def _user(blocks: Sequence[tuple[str, str, Json]]) -> list[Message]:
     """Text and results in their order."""
     messages: list[Message] = []
     texts: list[str] = []
+    images: list[bytes] = []
 
     def end_text() -> None:
-        if texts:
-            messages.append(Message("user", _JOINT.join(texts)))
+        if texts or images:
+            messages.append(Message("user", _JOINT.join(texts), images=tuple(images)))
             texts.clear()
+            images.clear()
 
     for place, kind, block in blocks:
         if kind == "text":
             texts.append(_text(block, "text", place))
+        elif kind == "image":
+            images.append(_image(block, place))
         elif kind == "tool_result":
             end_text()
             messages.append(_result(block, place))
@@ -77,6 +81,21 @@ def _user(blocks: Sequence[tuple[str, str, Json]]) -> list[Message]:
             raise _unknown(kind, place)
     end_text()
     return messages or [Message("user", "")]
+
+
+def _image(block: Json, place: str) -> bytes:
+    """The file itself; whether the model can see is asked later."""
+    source = block.get("source")
+    if not isinstance(source, dict):
+        raise FieldError("messages", f"{place}.source must be an object")
+    if source.get("type") != "base64":
+        raise RefusedFieldError(
+            "messages",
+            f"{place}.source: this box fetches no images from {str(source.get('type'))[:40]!r};"
+            " send the image itself with type base64 and data",
+        )
+    (image,) = images_of([source.get("data")], f"{place}.source.data")
+    return image
 
 
 def _assistant(blocks: Sequence[tuple[str, str, Json]]) -> Message:
@@ -171,4 +190,5 @@ def _joined(before: Message, message: Message) -> Message:
         content=_JOINT.join(filter(None, (before.content, message.content))),
         thinking=_JOINT.join(filter(None, (before.thinking, message.thinking))),
         tool_calls=before.tool_calls + message.tool_calls,
+        images=before.images + message.images,
     )

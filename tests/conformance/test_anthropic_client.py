@@ -5,6 +5,10 @@ import pytest
 
 from tests.conformance.claude_code import AGENT_HEADERS, agent_requests
 
+IMAGE = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "aGk="},
+}
 HELLO = [{"role": "user", "content": "hello there"}]
 
 
@@ -98,6 +102,11 @@ def test_models(client):
     ("fields", "kind", "words"),
     [
         ({"model": "nobody"}, anthropic.NotFoundError, "'nobody' not found"),
+        (
+            {"messages": [{"role": "user", "content": [IMAGE]}]},
+            anthropic.BadRequestError,
+            '"echo" does not support vision',
+        ),
         ({"messages": []}, anthropic.BadRequestError, "messages is required"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens"),
         (

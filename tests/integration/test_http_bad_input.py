@@ -148,7 +148,9 @@ def test_the_wrong_method(service, path):
     assert reply.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", ["/api/nothing", "/v1/nothing", "/v1/messages/batches", "/hearth/v1/nothing", "/api/"])
+@pytest.mark.parametrize(
+    "path", ["/api/nothing", "/v1/nothing", "/v1/messages/batches", "/hearth/v1/nothing", "/api/"]
+)
 def test_unknown_api_routes(service, path):
     assert assert_error(send(service, "POST", path, body=b"{}"), 404, path) == "404 page not found"
 

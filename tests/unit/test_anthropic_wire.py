@@ -154,7 +154,17 @@ def test_tokens_are_counted_without_a_limit_of_them():
     assert not made.truncate
 
 
-IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
+def image_of(kind, data="aGk="):
+    return {"type": "image", "source": {"type": kind, "media_type": "image/png", "data": data}}
+
+
+IMAGE = image_of("base64")
+
+
+def test_an_image_stands_beside_its_text():
+    assert said(user(IMAGE, text("what is it?"))) == (
+        Message("user", "what is it?", images=(b"hi",)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +179,10 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"messages": [{"role": "user"}]}, "messages", "messages.0.content must be text or"),
         ({"messages": [user(5)]}, "messages", "messages.0.content.0 must be an object"),
         ({"messages": [user({"type": "text"})]}, "messages", "content.0.text must be text"),
-        ({"messages": [user(IMAGE)]}, "messages", "image"),
+        ({"messages": [user(IMAGE | {"source": 5})]}, "messages", "source must be an object"),
+        ({"messages": [user(image_of("url"))]}, "messages", "fetches no images from 'url'"),
+        ({"messages": [user(image_of("base64", "!"))]}, "images", "is not base64"),
+        ({"messages": [assistant(IMAGE)]}, "messages", "type 'image' is not supported here"),
         ({"messages": [user({"type": "document"})]}, "messages", "document"),
         ({"messages": [assistant(text("a"))]}, "messages", "prefilled"),
         ({"messages": [user({"type": "tool_result"})]}, "messages", "tool_use_id"),
