@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from appliance.config import Settings
+from appliance.config import load_settings
 from appliance.errors import OverloadedError
 from appliance.http.anthropic import EVENTS
 from appliance.http.context import FIELDS, REQUEST_ID, SETTINGS
@@ -110,7 +110,7 @@ async def answered(documents):
         return await stream(request, documents(), quick)
 
     app = web.Application()
-    app[SETTINGS] = Settings()
+    app[SETTINGS] = load_settings({}, {}, None)
     app.router.add_get("/", handler)
     async with (
         TestServer(app) as server,
