@@ -166,6 +166,7 @@ class Done:
     decode_ns: int = 0
     context: tuple[int, ...] = ()  # prompt and output tokens of a Completion that was not raw
     tool_calls: int = 0  # how many the model made
+    thinking_tokens: int = 0  # of the output tokens
     stop_sequence: str = ""  # the stop string that ended the text, where one did
 
 

@@ -37,6 +37,7 @@ from appliance.http import (
     openai,
     page,
     registry,
+    responses,
     scrub,
     support,
     tls,
@@ -93,7 +94,6 @@ from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
 _NOT_YET = (
-    *("/v1/responses",),
     *("/v1/audio/transcriptions", "/v1/rerank", "/api/rerank", "/api/tokenize", "/api/detokenize"),
 )
 
@@ -252,6 +252,7 @@ def _openai_routes() -> list[web.RouteDef]:
         web.post("/v1/chat/completions", openai.chat_completions),
         web.post("/v1/completions", openai.completions),
         web.post("/v1/embeddings", openai.embeddings),
+        web.post("/v1/responses", responses.responses),
         web.get("/v1/models", openai.models),
         web.get("/v1/models/{model:.+}", openai.model),
     ]

@@ -17,6 +17,7 @@ from tests.fakes.waiting import wait_for
 from tests.integration.raw_http import assert_error, open_request, send
 
 PATH = "/v1/messages"
+DEFAULTS = load_settings({}, {}, None)
 
 
 def body_for(prompt, **fields):
@@ -110,7 +111,7 @@ async def answered(documents):
         return await stream(request, documents(), quick)
 
     app = web.Application()
-    app[SETTINGS] = load_settings({}, {}, None)
+    app[SETTINGS] = DEFAULTS
     app.router.add_get("/", handler)
     async with (
         TestServer(app) as server,
