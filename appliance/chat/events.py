@@ -113,6 +113,7 @@ class Thinking:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 0  # as in Text
 
 
 @dataclass(frozen=True, slots=True)

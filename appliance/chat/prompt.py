@@ -1,21 +1,21 @@
 """From a conversation to the prompt: the model's own messages, its template, and what must fit.
 
-The order of templates is Ollama's: a Modelfile's TEMPLATE, then the GGUF's own Jinja template, then
-none at all. Knows nothing of engines; the length of a prompt is measured by a function it is given.
+Which template it is, and how it is filled, is in `render/`. Knows nothing of engines; the length of
+a prompt is measured by a function it is given.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from appliance.chat.events import Completion, Message
-from appliance.chat.render.jinja import render_chat
-from appliance.errors import BadRequestError, UnsupportedError
+from appliance.chat.events import Completion, Message, Tool
+from appliance.chat.render.inputs import RenderInput
+from appliance.chat.render.template import ChatTemplate, render
+from appliance.errors import BadRequestError
 from appliance.library.stored import StoredModel
+from appliance.templates.facts import abilities_of
 
 Measure = Callable[[str], Awaitable[list[int]]]
-
-_NO_TEMPLATE = "{{ .Prompt }}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,39 +29,37 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The template that a model's conversations are rendered with; empty `jinja` means none."""
+    """A model's template with what each rendering of one request has in common.
 
-    jinja: str
+    think  None: as the model does, which is on where the template can think (Ollama API, think)
+    """
+
+    chosen: ChatTemplate
     bos_token: str = ""
     eos_token: str = ""
+    tools: Sequence[Tool] = ()
+    think: bool | str | None = None
 
-    async def render(self, messages: Sequence[Message]) -> str:
-        """The prompt's text. Without a template the contents follow each other as they are."""
-        if not self.jinja:
-            return "".join(m.content for m in messages if m.role != "system")
-        return await asyncio.to_thread(
-            render_chat,
-            self.jinja,
+    async def render(self, messages: Sequence[Message], suffix: str = "") -> str:
+        """The prompt's text; raises as `render.template.render` does."""
+        return await asyncio.to_thread(self._render, messages, suffix)
+
+    def _render(self, messages: Sequence[Message], suffix: str) -> str:
+        given = RenderInput(
             messages,
+            tools=self.tools,
+            think=self._think(),
             bos_token=self.bos_token,
             eos_token=self.eos_token,
+            suffix=suffix,
         )
+        return render(self.chosen, given)
 
-
-def choose_template(go_template: str, jinja: str, owner: str) -> str:
-    """The Jinja template to use, or empty for none. `owner` brought the Go template.
-
-    Raises UnsupportedError for a Go template, which is stored and shown but not yet rendered.
-    """
-    if not go_template.strip():
-        return jinja
-    if "".join(go_template.split()) == "".join(_NO_TEMPLATE.split()):
-        return ""
-    raise UnsupportedError(
-        f"{owner} has a template in Go syntax, which this release stores and shows but does not"
-        " render yet; leave TEMPLATE out to use the GGUF's own chat template, or"
-        ' send "raw": true with a finished prompt'
-    )
+    def _think(self) -> bool | str | None:
+        if self.think is not None:
+            return self.think
+        chosen = self.chosen
+        return abilities_of(chosen.text, is_go=chosen.is_go).thinking or None
 
 
 def conversation(stored: StoredModel, messages: Sequence[Message]) -> list[Message]:
@@ -82,7 +80,7 @@ def single_turn(stored: StoredModel, work: Completion) -> list[Message]:
     messages = [Message("system", system)] if system else []
     if not work.context:
         messages += [Message(role, content) for role, content in stored.messages]
-    return [*messages, Message("user", work.prompt)]
+    return [*messages, Message("user", work.prompt, images=work.images)]
 
 
 async def fit_conversation(

@@ -1,7 +1,6 @@
 """What a job asks of its model besides text, and the refusal when the model cannot do it."""
 
 import asyncio
-from dataclasses import replace
 
 from aiohttp import web
 
@@ -13,7 +12,7 @@ from appliance.http.streams import unknown_model
 from appliance.library.names import ModelName
 
 # Abilities that a model may list and this release has no engine for.
-LACKED = frozenset({"insert", "thinking", "tools", "vision"})
+LACKED = frozenset({"thinking", "tools", "vision"})
 
 
 async def require_abilities(request: web.Request, job: JobRequest) -> None:
@@ -22,33 +21,17 @@ async def require_abilities(request: web.Request, job: JobRequest) -> None:
     wanted = abilities_of(job)
     if not wanted:
         return
-    name, able = await _able(request, job.model)
-    for ability in wanted:
-        if ability not in able:
-            raise UnsupportedError(refusal(ability, job.model, name))
-
-
-async def thinking_where_able(request: web.Request, job: JobRequest) -> JobRequest:
-    """`job`, without thinking for a model that has none.
-
-    Coding agents ask every model to think as hard as they are set to, and do without.
-    """
-    if not job.think:
-        return job
-    _, able = await _able(request, job.model)
-    return job if "thinking" in able else replace(job, think=None, thinking_budget=None)
-
-
-async def _able(request: web.Request, typed: str) -> tuple[ModelName, frozenset[str]]:
-    """The model's full name, and what it can do besides text."""
-    request[FIELDS]["model"] = typed
-    require_model(request, typed)
+    request[FIELDS]["model"] = job.model
+    require_model(request, job.model)
     try:
-        name = ModelName.parse(typed)
+        name = ModelName.parse(job.model)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
     except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(typed) from error
-    return stored.name, frozenset(await asyncio.to_thread(stored.capabilities)) - LACKED
+        raise unknown_model(job.model) from error
+    able = frozenset(await asyncio.to_thread(stored.capabilities)) - LACKED
+    for ability in wanted:
+        if ability not in able:
+            raise UnsupportedError(refusal(ability, job.model, stored.name))
 
 
 def abilities_of(job: JobRequest) -> list[str]:

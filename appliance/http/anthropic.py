@@ -13,13 +13,13 @@ from appliance.access.caller import clean_user
 from appliance.chat.events import JobRequest
 from appliance.http import anthropic_answers as answers
 from appliance.http import anthropic_wire as wire
-from appliance.http.abilities import require_abilities, thinking_where_able
 from appliance.http.access import may_see
 from appliance.http.body import read_object, to_struct
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
 from appliance.http.errors import Dialect
 from appliance.http.limits import share_of
 from appliance.http.streams import NamedFraming, fold, run_job, stream
+from appliance.http.thinking import thinking_where_able
 from appliance.library.stored import StoredModel
 
 EVENTS = NamedFraming(
@@ -82,9 +82,7 @@ def model(stored: StoredModel) -> web.StreamResponse:
 
 async def _able_job(request: web.Request, body: wire.CountRequest) -> JobRequest:
     job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
-    job = await thinking_where_able(request, job)
-    await require_abilities(request, job)
-    return job
+    return await thinking_where_able(request, job)
 
 
 async def _documents(

@@ -11,12 +11,12 @@ from aiohttp import web
 from appliance.chat.events import JobRequest
 from appliance.http import responses_answers as answers
 from appliance.http import responses_wire as wire
-from appliance.http.abilities import require_abilities, thinking_where_able
 from appliance.http.body import read_object, to_struct
 from appliance.http.context import SETTINGS
 from appliance.http.errors import Dialect, Problem
 from appliance.http.limits import share_of
 from appliance.http.streams import NamedFraming, run_job, stream
+from appliance.http.thinking import thinking_where_able
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,6 @@ async def responses(request: web.Request) -> web.StreamResponse:
     body = to_struct(fields, wire.ResponsesRequest)
     job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
     job = await thinking_where_able(request, job)
-    await require_abilities(request, job)
     writer = answers.Writer(body)
     if body.stream:
         return await stream(request, _documents(request, job, writer), _framing(writer))

@@ -110,7 +110,7 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
                 now = time.monotonic()
                 note_event(fields, event, now - came)
                 clock.note(event, now)
-                if isinstance(event, Text):
+                if isinstance(event, Text | Thinking):
                     request.app[METER].add(event.tokens, now)
                 yield event
     except (ModelNameError, ModelNotFoundError) as error:

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from appliance.errors import BadRequestError, UnsupportedError
-from appliance.library.gojson import go_json
 from appliance.library.library import Library
 from appliance.library.manifest import (
     ADAPTER_TYPE,
@@ -33,6 +32,9 @@ from appliance.library.manifest import (
 )
 from appliance.library.names import ModelName
 from appliance.library.parameters import PARAMETERS, RETIRED, parse_options
+from appliance.templates.go.errors import GoParseError
+from appliance.templates.go.program import compile_template
+from appliance.templates.gojson import go_json
 from engine.errors import ModelFormatError
 from engine.gguf import Header
 
@@ -141,6 +143,15 @@ def _check_request(request: CreateRequest) -> None:
     _check_info(request.info)
     for message in request.messages:
         _message(message)
+    _check_template(request.template)
+
+
+def _check_template(template: str) -> None:
+    """A template that could never run is refused here, in Ollama's words."""
+    try:
+        compile_template(template)
+    except GoParseError as error:
+        raise BadRequestError(f"template error: {error}") from error
 
 
 def _check_file(path: str, digest: str) -> None:

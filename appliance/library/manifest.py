@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from appliance.errors import BadRequestError, LibraryError
-from appliance.library.gojson import go_json
+from appliance.templates.gojson import go_json
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"

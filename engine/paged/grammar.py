@@ -14,6 +14,8 @@ from torch import Tensor
 
 from engine.api import Constraint
 from engine.errors import BackendUnavailableError, EngineRequestError
+from engine.llama import gbnf
+from engine.llama.schema import schema_to_gbnf
 
 if TYPE_CHECKING:
     from engine.llama.vocab import Vocab
@@ -49,6 +51,12 @@ class GrammarCompiler:
 
     def compile(self, constraint: Constraint) -> Grammar:
         """Raises EngineRequestError with the reason for a form that cannot be compiled."""
+        # Held to the limits of the llama engine, so that what serves here serves there too, and
+        # what would keep llguidance busy for ever never reaches it.
+        if constraint.kind == "schema":
+            schema_to_gbnf(constraint.source)
+        elif constraint.kind == "grammar":
+            gbnf.check(constraint.source)
         guidance = self._library()
         try:
             grammar = self._source(guidance, constraint)

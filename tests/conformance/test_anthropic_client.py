@@ -4,12 +4,30 @@ import anthropic
 import pytest
 
 from tests.conformance.claude_code import AGENT_HEADERS, agent_requests
+from tests.fakes.chat_templates import QWEN, calling, saying
+from tests.fakes.gguf_builder import tiny_llama_gguf
 
 IMAGE = {
     "type": "image",
     "source": {"type": "base64", "media_type": "image/png", "data": "aGk="},
 }
 HELLO = [{"role": "user", "content": "hello there"}]
+
+
+WEATHER = {
+    "name": "weather",
+    "description": "Tells the weather",
+    "input_schema": {"type": "object", "properties": {"at": {"type": "string"}}},
+}
+
+
+@pytest.fixture(scope="module")
+def service(service, tmp_path_factory):
+    """With a second model, `agent`, that thinks and calls tools."""
+    folder = tmp_path_factory.mktemp("agent")
+    gguf = tiny_llama_gguf(folder / "agent.gguf", chat_template=QWEN, context=32768)
+    service.create("agent", gguf, parameters={"num_ctx": 32768})
+    return service
 
 
 @pytest.fixture
@@ -88,6 +106,89 @@ def test_tokens_are_counted(client):
     )
 
 
+def test_thinking_and_a_call(client):
+    """Whole and in a stream, with the package's own snapshot of the message."""
+    output = "<think>hm</think>I look." + calling("weather", '{"at": "Bonn"}')
+    fields = {
+        "model": "agent",
+        "messages": [{"role": "user", "content": saying(output)}],
+        "tools": [WEATHER],
+        "thinking": {"type": "enabled", "budget_tokens": 50},
+        "max_tokens": 1000,
+    }
+    answer = client.messages.create(**fields)
+    with client.messages.stream(**fields) as stream:
+        kinds = [event.type for event in stream]
+        streamed = stream.get_final_message()
+    for message in (answer, streamed):
+        thinking, text, call = message.content
+        assert (thinking.type, thinking.thinking.strip()) == ("thinking", "hm")
+        assert thinking.signature
+        assert (text.type, text.text.strip()) == ("text", "I look.")
+        assert (call.type, call.name, call.input) == ("tool_use", "weather", {"at": "Bonn"})
+        assert call.id
+        assert message.stop_reason == "tool_use"
+    assert {"thinking", "text", "input_json", "signature"} <= set(kinds)
+
+
+def test_a_conversation_goes_on_with_the_tools_result(client):
+    first = client.messages.create(
+        model="agent",
+        messages=[{"role": "user", "content": saying(calling("weather", "{}"))}],
+        tools=[WEATHER],
+        max_tokens=1000,
+    )
+    (call,) = first.content
+    second = client.messages.create(
+        model="agent",
+        messages=[
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": first.content},
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "rain"}],
+            },
+        ],
+        tools=[WEATHER],
+        max_tokens=1000,
+    )
+    assert "rain" in second.content[0].text
+    assert '"weather"' in second.content[0].text  # the call was rendered, too
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
+def test_a_call_that_must_be(client, choice):
+    answer = client.messages.create(
+        model="agent",
+        messages=[{"role": "user", "content": "hello"}],
+        tools=[WEATHER],
+        tool_choice=choice,
+        max_tokens=1000,
+    )
+    (call,) = answer.content
+    assert (call.type, call.name) == ("tool_use", "weather")
+    assert answer.stop_reason == "tool_use"
+
+
+def test_no_more_than_one_call_where_the_client_says_so(client):
+    both = calling("weather", '{"at": "Bonn"}') + calling("weather", '{"at": "Rome"}')
+    fields = {
+        "model": "agent",
+        "messages": [{"role": "user", "content": saying(both)}],
+        "tools": [WEATHER],
+        "max_tokens": 1000,
+    }
+    assert len(client.messages.create(**fields).content) == 2
+    one = {"type": "auto", "disable_parallel_tool_use": True}
+    (call,) = client.messages.create(**fields, tool_choice=one).content
+    assert call.input == {"at": "Bonn"}
+
+
+def test_thinking_of_a_model_that_cannot_is_left_out(client):
+    thinking = {"type": "adaptive"}
+    assert [block.type for block in say(client, thinking=thinking).content] == ["text"]
+
+
 def test_models(client):
     listed = client.models.list()
     assert "echo:latest" in [model.id for model in listed]
@@ -163,7 +264,7 @@ def test_a_coding_agents_session(service):
     with anthropic.Anthropic(
         base_url=service.url, auth_token="none", api_key=None, max_retries=0
     ) as client:
-        for path, body in agent_requests("echo"):
+        for path, body in agent_requests("agent"):
             answer = client.post(
                 path, body=body, cast_to=object, options={"headers": AGENT_HEADERS}
             )

@@ -96,11 +96,19 @@ def test_metadata_and_tensors(library, tmp_path):
             None,
             ["completion", "tools", "insert"],
         ),
-        ("{{ if .Thinking }}<think>{{ .Thinking }}{{ end }}", None, ["completion", "thinking"]),
+        (
+            "{{ range .Messages }}{{ if 1 }}<think>{{ .Thinking }}</think>{{ end }}{{ end }}",
+            None,
+            ["completion", "thinking"],
+        ),
+        ("{{ if .Thinking }}<think>{{ .Thinking }}{{ end }}", None, ["completion"]),
+        ("{{ .Prompt }}", "{% if tools %}{% endif %}", ["completion"]),
         ("", "{% if tools %}{% endif %}", ["completion", "tools"]),
         ("", "<think>{{ x }}</think>", ["completion", "thinking"]),
         ("", "{{ content.split('</think>')[-1] }}", ["completion", "thinking"]),
         ("", "<think>", ["completion"]),
+        ("", "{# tools #}{{ messages }}", ["completion"]),
+        ("", "{% if enable_thinking %}x{% endif %}", ["completion", "thinking"]),
     ],
 )
 def test_capabilities_are_read_off_the_templates(library, tmp_path, go_template, jinja, words):

@@ -5,8 +5,14 @@ from datetime import UTC, datetime
 import pytest
 
 from appliance.chat.events import Message
-from appliance.chat.render.jinja import render_chat
+from appliance.chat.render.inputs import RenderInput
+from appliance.chat.render.jinja import render_jinja
 from appliance.errors import BadRequestError, TemplateError
+
+
+def render_chat(template, messages, **given):
+    return render_jinja(template, RenderInput(messages, **given))
+
 
 TALK = [Message("system", "Be brief."), Message("user", "<b>hi</b>"), Message("assistant", "Yes?")]
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import BadRequestError, LibraryError
-from appliance.library.gojson import go_json
 from appliance.library.manifest import (
     CONFIG_TYPE,
     Digest,
@@ -15,6 +14,7 @@ from appliance.library.manifest import (
     Manifest,
     ModelConfig,
 )
+from appliance.templates.gojson import go_json
 
 OLLAMA = "application/vnd.ollama.image."
 # the layers of registry.ollama.ai/library/llama3.2:latest

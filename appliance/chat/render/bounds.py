@@ -6,13 +6,13 @@ every filter and method is charged to the rendering's budget. What is left can o
 amount of work. The checks enter the syntax tree as filters, which a template cannot redefine.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Self
 
 import jinja2
-import msgspec
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -280,12 +280,24 @@ def _sum(value: Iterable[Any], attribute: str | None = None, start: float = 0) -
     return total
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """As Transformers has it: not escaped for HTML, key order kept, blanks after `:` and `,`."""
     _spend(_size(value))
-    data = msgspec.json.encode(value)
-    text = msgspec.json.format(data, indent=0 if indent is None else max(0, min(indent, 16)))
-    return text.decode()
+    if separators is not None and sum(map(len, separators)) > 16:
+        raise LimitError("it separates JSON with more than 16 characters")
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=None if indent is None else max(0, min(indent, 16)),
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _check_product(left: Any, right: Any) -> None:

@@ -22,25 +22,25 @@ def go_json(value: Json, *, sort_keys: bool) -> bytes:
 
 def _encode(value: Json, sort_keys: bool) -> str:
     if isinstance(value, str):
-        return _string(value)
+        return go_string(value)
     if isinstance(value, float):
-        return _float(value)
+        return go_float(value)
     if isinstance(value, Mapping):
         items = sorted(value.items()) if sort_keys else value.items()
-        return "{" + ",".join(f"{_string(k)}:{_encode(v, sort_keys)}" for k, v in items) + "}"
+        return "{" + ",".join(f"{go_string(k)}:{_encode(v, sort_keys)}" for k, v in items) + "}"
     if isinstance(value, Sequence):
         return "[" + ",".join(_encode(item, sort_keys) for item in value) + "]"
     return json.dumps(value)
 
 
-def _string(text: str) -> str:
+def go_string(text: str) -> str:
     encoded = json.dumps(text, ensure_ascii=False)
     # a lone surrogate is no character; Go reads and writes it as U+FFFD
     encoded = encoded.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _HTML.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded)
 
 
-def _float(number: float) -> str:
+def go_float(number: float) -> str:
     """Shortest form; the exponent only below 1e-6 and from 1e21 (encoding/json, floatEncoder)."""
     if not math.isfinite(number):
         raise ValueError(f"{number} has no JSON form")
