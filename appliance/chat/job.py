@@ -22,7 +22,7 @@ from appliance.chat.events import (
     Rendered,
 )
 from appliance.chat.parse.families import choose_family
-from appliance.chat.plan import Plan, check_abilities, make_plan, offered_tools
+from appliance.chat.plan import Plan, abilities_of, check_abilities, make_plan, offered_tools
 from appliance.chat.prompt import (
     Measure,
     Prompt,
@@ -135,7 +135,7 @@ class ChatService:
         header = await asyncio.to_thread(stored.header)
         if header.is_embedding:
             raise UnsupportedError(f'"{request.model}" does not support {kind}')
-        if offered_tools(request) or request.think:
+        if abilities_of(request):
             abilities = await asyncio.to_thread(stored.capabilities)
             check_abilities(request, stored.name.full, abilities)
 

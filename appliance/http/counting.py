@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 
 from aiohttp import web
 
-from appliance.chat.events import Done, Event, Started, Text
+from appliance.chat.events import Done, Event, Started, Text, Thinking
 from appliance.errors import DigestMismatchError, DownloadCorruptError
 from appliance.http.context import METRICS
 from appliance.library.names import ModelName
@@ -84,7 +84,7 @@ class JobClock:
         if not self._model:
             self._model = _label(metrics, self._typed)
         match event:
-            case Text(tokens=tokens):
+            case Text(tokens=tokens) | Thinking(tokens=tokens):
                 if not self._last:
                     metrics.first_token_s.observe(now - self._came, self._model)
                 elif tokens:

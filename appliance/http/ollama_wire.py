@@ -78,7 +78,9 @@ class _Common(msgspec.Struct, kw_only=True):
 
     def _think(self) -> bool | str | None:
         """The level of `max` is the highest that models know."""
-        return THINK_LEVELS.get(self.think, self.think)
+        if self.think is None or isinstance(self.think, bool):
+            return self.think
+        return THINK_LEVELS[self.think]
 
 
 class GenerateRequest(_Common, kw_only=True):

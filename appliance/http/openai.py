@@ -13,7 +13,6 @@ from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import anthropic
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
-from appliance.http.abilities import require_abilities
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.choices import Item, run_choices
@@ -32,7 +31,6 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     refuse_fields(fields, REFUSED_IN_CHAT)
     body = to_struct(fields, wire.ChatRequest)
     jobs = body.to_jobs(share_of(request), request.app[SETTINGS].max_messages)
-    await require_abilities(request, jobs[0])
     shape = answers.ChatShape(top=body.top_logprobs or 0)
     if body.render_only:
         folded = await fold(run_job(request, jobs[0]))
@@ -50,7 +48,6 @@ async def completions(request: web.Request) -> web.StreamResponse:
     refuse_fields(fields, REFUSED_IN_COMPLETIONS)
     body = to_struct(fields, wire.CompletionRequest)
     jobs = body.to_jobs(share_of(request))
-    await require_abilities(request, jobs[0])
     shape = answers.TextShape(top=body.logprobs or 0, echoes=body.echoes(jobs))
     return await _answer(request, body, jobs, shape)
 

@@ -37,10 +37,12 @@ class Usage:
     prompt: int = 0
     cached: int = 0
     output: int = 0
+    thinking: int = 0
 
     def add(self, done: Done, *, is_new_prompt: bool) -> None:
         """Count one finished choice."""
         self.output += done.output_tokens
+        self.thinking += done.thinking_tokens
         if is_new_prompt:
             self.prompt += done.prompt_tokens
             self.cached += done.cached_tokens
@@ -51,6 +53,7 @@ class Usage:
             "completion_tokens": self.output,
             "total_tokens": self.prompt + self.output,
             "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.thinking},
         }
 
 

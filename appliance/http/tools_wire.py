@@ -48,8 +48,10 @@ def tools_of(entries: Sequence[Any]) -> tuple[Tool, ...]:
 def tool_choice_of(value: Any, tools: Sequence[Tool]) -> ToolChoice:
     """OpenAI's `tool_choice`; raises FieldError for one that `tools` cannot fulfil."""
     kind = "named" if isinstance(value, dict) else value
-    if kind in (None, "auto", "none"):
-        return ToolChoice(kind or "auto")
+    if kind is None or kind == "auto":
+        return ToolChoice()
+    if kind == "none":
+        return ToolChoice("none")
     if kind not in ("required", "named"):
         raise FieldError(
             "tool_choice",

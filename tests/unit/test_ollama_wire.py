@@ -6,13 +6,12 @@ import pytest
 
 from appliance.access.shares import Share
 from appliance.chat.events import Completion, Message, ToolCall, ToolChoice
-from appliance.errors import BadRequestError, RequestTooLargeError
+from appliance.chat.plan import abilities_of, check_abilities
+from appliance.errors import BadRequestError, RequestTooLargeError, UnsupportedError
 from appliance.http import ollama_wire as wire
-from appliance.http.abilities import abilities_of, refusal
 from appliance.http.body import to_struct
 from appliance.http.errors import OptionError
 from appliance.http.fields import constraint_of, keep_alive_of
-from appliance.library.names import ModelName
 from engine.api import Constraint
 
 ME = Share(path=("key:me", ""))
@@ -194,12 +193,18 @@ def test_abilities_that_chat_needs(fields, abilities):
     assert abilities_of(chat_job(**fields)) == abilities
 
 
-def test_texts_of_refusals():
-    name = ModelName.parse("x")
-    full = "registry.ollama.ai/library/x:latest does not support"
-    assert refusal("tools", "x", name) == f"{full} tools"
-    assert refusal("insert", "x", name) == f"{full} insert"
-    assert refusal("thinking", "x", name) == '"x" does not support thinking'
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"suffix": "x"}, "^full/m:latest does not support insert$"),
+        ({"think": True}, '^"m" does not support thinking$'),
+        ({"images": ["aGk="]}, '^"m" does not support vision$'),
+    ],
+)
+def test_texts_of_refusals(fields, text):
+    with pytest.raises(UnsupportedError, match=text):
+        check_abilities(generate_job(prompt="a", **fields), "full/m:latest", ["vision"])
+    check_abilities(generate_job(prompt="a", suffix="x", think=True), "", ["insert", "thinking"])
 
 
 def test_everything_of_a_message_is_read():

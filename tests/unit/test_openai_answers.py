@@ -97,7 +97,14 @@ def test_completions_echo_their_prompts():
 
 def test_a_prompt_with_several_choices_counts_once():
     usage = answers.Usage()
-    done = Done(reason="stop", total_ns=0, prompt_tokens=10, cached_tokens=8, output_tokens=2)
+    done = Done(
+        reason="stop",
+        total_ns=0,
+        prompt_tokens=10,
+        cached_tokens=8,
+        output_tokens=2,
+        thinking_tokens=1,
+    )
     usage.add(done, is_new_prompt=True)
     usage.add(done, is_new_prompt=False)
     assert usage.as_json() == {
@@ -105,6 +112,7 @@ def test_a_prompt_with_several_choices_counts_once():
         "completion_tokens": 4,
         "total_tokens": 14,
         "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"reasoning_tokens": 2},
     }
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from appliance.access.shares import Share
 from appliance.chat.events import Completion, Embeddings, Message, ToolCall, ToolChoice
+from appliance.chat.plan import abilities_of
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
-from appliance.http.abilities import abilities_of
 from appliance.http.body import to_struct
 from appliance.http.errors import FieldError
 from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
