@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from appliance.access.caller import clean_user
+from appliance.access.caller import Caller, clean_user
 from appliance.chat.events import JobRequest
 from appliance.http import anthropic_answers as answers
 from appliance.http import anthropic_wire as wire
@@ -37,7 +37,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     fields = await read_object(request)
     wire.refuse_fields(fields)
     body = to_struct(fields, wire.MessagesRequest)
-    _believe_user(request, body.metadata.user_id)
+    request[CALLER] = believed(request[CALLER], body.metadata.user_id)
     job = await _able_job(request, body)
     writer = answers.Writer(
         model=body.model,
@@ -94,12 +94,15 @@ async def _documents(
                 yield msgspec.json.encode(piece)
 
 
-def _believe_user(request: web.Request, user_id: str | None) -> None:
-    """Whom the client asks for gets turns of its own, where the client may name somebody: with a
-    key or on this machine. The header, which proxies set, goes first."""
-    caller = request[CALLER]
+def believed(caller: Caller, user_id: str | None) -> Caller:
+    """`caller` with the user that the body names, who then has turns of its own.
+
+    Where a client may name somebody: with a key or on this machine. The header, which proxies set,
+    goes first.
+    """
     if user_id and not caller.user and (caller.key is not None or caller.is_local):
-        request[CALLER] = replace(caller, user=clean_user(user_id))
+        return replace(caller, user=clean_user(user_id))
+    return caller
 
 
 def _json(body: object) -> web.Response:

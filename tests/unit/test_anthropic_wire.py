@@ -2,10 +2,12 @@
 
 import pytest
 
+from appliance.access.caller import Caller, KeyFacts, Ring
 from appliance.access.shares import Share
 from appliance.chat.events import Message, ToolCall, ToolChoice
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http import anthropic_wire as wire
+from appliance.http.anthropic import believed
 from appliance.http.body import to_struct
 from appliance.http.errors import FieldError
 from engine.api import Constraint
@@ -244,3 +246,18 @@ def test_what_asks_for_nothing_passes():
         cache_control={"type": "ephemeral"},
         context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     )
+
+
+@pytest.mark.parametrize(
+    ("ring", "key", "header", "user"),
+    [
+        (Ring.LAN, KeyFacts("k", "n", frozenset()), "", "alice"),
+        (Ring.HERE, None, "", "alice"),
+        (Ring.LAN, None, "", ""),  # a guest is its address, whatever it says
+        (Ring.HERE, None, "bob", "bob"),  # the header is a proxy's
+    ],
+)
+def test_whom_the_body_may_name(ring, key, header, user):
+    caller = Caller(address="192.168.1.9", ring=ring, key=key, user=header)
+    assert believed(caller, "alice").user == user
+    assert believed(caller, None) is caller
