@@ -56,6 +56,15 @@ class Network:
     interfaces: tuple[Interface, ...] = ()
     on_change: list[Callable[[], None]] = field(default_factory=list)
 
+    def own_addresses(self) -> list[IpInterface]:
+        """Every address of this machine but loopback's, with its prefix."""
+        return [
+            address
+            for interface in self.interfaces
+            if not interface.is_loopback
+            for address in interface.addresses
+        ]
+
     async def read(self) -> None:
         """Look once. Raises OSError where the kernel or the unit does not let us."""
         found = await asyncio.to_thread(read_interfaces)

@@ -9,7 +9,7 @@ import errno
 import logging
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from aiohttp import web
@@ -80,7 +80,8 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
     database = Database(settings.state)
-    access = Access(settings, database)
+    network = Network()
+    access = Access(settings, database, network)
     usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
@@ -90,11 +91,12 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     await access.open()
     await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
-    network = Network()
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
     discovery = Discovery(settings, box, network, lambda: _facts(access, tls))
     tls = Tls(settings, box, here(network, lambda: discovery.box.host_name))
     network.on_change.append(tls.look_now)
+    with suppress(OSError):  # the task that follows changes says it
+        await network.read()  # before the first caller: who is near?
     care = Care(settings, library, models, transfers.repairs)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)

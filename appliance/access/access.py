@@ -1,16 +1,14 @@
 """Who may do what: the one that is asked. Puts rings, keys, claim and audit together.
 
 A right key always gets in, whatever its address did before; wrong ones of one address are answered
-with a wait after some. Owns the database's access tables and the watch of the interfaces.
+with a wait after some. Owns the database's access tables; hears of the interfaces by `network.py`.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 from appliance.access.audit import Audit
 from appliance.access.caller import (
@@ -23,7 +21,6 @@ from appliance.access.caller import (
 )
 from appliance.access.claim import Claim
 from appliance.access.guessers import WRONG_KEYS, Guessers
-from appliance.access.interfaces import LinkAddress, read_addresses, watch
 from appliance.access.keys import Key, Keys, looks_like_key
 from appliance.access.policy import refusal, scopes_of, who
 from appliance.access.rings import Neighbourhood
@@ -36,6 +33,7 @@ from appliance.errors import (
     RateLimitedError,
     UnauthorizedError,
 )
+from appliance.network import Network
 
 log = logging.getLogger("hearth.access")
 
@@ -49,7 +47,11 @@ class Access:
     """Access to one box. `open` first, `run_forever` as a task, `close` last."""
 
     def __init__(
-        self, settings: Settings, database: Database, now: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        database: Database,
+        network: Network,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.lan = settings.access_lan
         self.keys = Keys(database)
@@ -63,7 +65,8 @@ class Access:
         self._changing = asyncio.Lock()  # one claim at a time
         self._guessers = Guessers()
         self._has_notes = asyncio.Event()
-        self._links: list[LinkAddress] = []
+        self._network = network
+        network.on_change.append(self._look_around)
         self._is_waiting = False  # for a disk that takes the notes
 
     async def open(self) -> None:
@@ -76,16 +79,20 @@ class Access:
             log.warning("this box has no claim code yet: %s", error)
         if await asyncio.to_thread(self._reset_file.exists):
             await self._reset()
-        with suppress(OSError):  # run_forever says it
-            self._be_on(await asyncio.to_thread(read_addresses))
         if not self.is_claimed:
             log.info("this box has no owner yet; `hearth pair` on it shows how to claim it")
 
     async def run_forever(self) -> None:
-        """Follow the interfaces and write what was noted."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watch(self._be_on))
-            group.create_task(self._write_forever())
+        """Write what was noted."""
+        wait_s = FLUSH_S
+        while True:
+            await self._has_notes.wait()
+            await asyncio.sleep(wait_s)
+            self._has_notes.clear()
+            wait_s = FLUSH_S
+            if not await self._flush():
+                self._has_notes.set()
+                wait_s = RETRY_S
 
     async def close(self) -> None:
         """Write what was noted and let go of the database."""
@@ -104,8 +111,8 @@ class Access:
 
     def addresses(self) -> list[str]:
         """Our addresses on the network as people would type them, IPv4 first."""
-        found = [link.address for link in self._links if not link.address.is_link_local]
-        return [str(a) for a in sorted(found, key=lambda a: not isinstance(a, IPv4Address))]
+        found = [own.ip for own in self._network.own_addresses() if not own.is_link_local]
+        return [str(a) for a in sorted(found, key=lambda a: a.version)]
 
     def identify(self, caller: Caller, token: str, user: str) -> Caller:
         """`caller` with its key and scopes. `token` is what it sent as a key, or empty.
@@ -206,20 +213,8 @@ class Access:
         log.warning("reset-claim was found: %d keys are revoked, there is a new code", count)
         self.audit.note("this box", "reset", "", f"{count} keys revoked")
 
-    def _be_on(self, links: list[LinkAddress]) -> None:
-        self._links = links
-        self.near.replace(link.network for link in links)
-
-    async def _write_forever(self) -> None:
-        wait_s = FLUSH_S
-        while True:
-            await self._has_notes.wait()
-            await asyncio.sleep(wait_s)
-            self._has_notes.clear()
-            wait_s = FLUSH_S
-            if not await self._flush():
-                self._has_notes.set()
-                wait_s = RETRY_S
+    def _look_around(self) -> None:
+        self.near.replace(own.network for own in self._network.own_addresses())
 
     async def _flush(self) -> bool:
         if not self._database.is_durable:

@@ -21,7 +21,7 @@ from appliance.conditions import Condition, Severity
 from appliance.config import Settings
 from appliance.errors import ApplianceError, ConfigError
 from appliance.http.door import Door, Limits
-from appliance.network import Network, read_interfaces
+from appliance.network import Network
 from appliance.threads import to_end
 from appliance.trust.clock import RELEASED_S, ClockState, judge_clock, read_clock
 
@@ -149,11 +149,7 @@ def here(network: Network, host_name: Callable[[], str]) -> Callable[[], Wanted]
 
     def look() -> Wanted:
         time = judge_clock(read_clock())
-        interfaces = network.interfaces
-        with suppress(OSError):  # a sandbox: the names remain
-            interfaces = interfaces or read_interfaces()
-        lans = [each for each in interfaces if not each.is_loopback]
-        found = sorted(str(address.ip) for lan in lans for address in lan.addresses)
+        found = sorted(str(own.ip) for own in network.own_addresses())
         return Wanted(
             names=(host_name(), "localhost", f"{label}.local", label),
             addresses=("127.0.0.1", "::1", *found),

@@ -101,9 +101,11 @@ async def alone_us(tries: int) -> dict[str, list[float]]:
     from appliance.access.caller import Caller, KeyFacts, Ring, Scope
     from appliance.config import load_settings
     from appliance.db import Database
+    from appliance.network import Network
 
     with tempfile.TemporaryDirectory(prefix="hearth-bench-") as state:
-        access = Access(load_settings({"state": state}, {}, None), Database(Path(state)))
+        settings = load_settings({"state": state}, {}, None)
+        access = Access(settings, Database(Path(state)), Network())
         await access.open()
         facts = KeyFacts("", "bench", frozenset({Scope.CHAT}))
         tokens = [(await access.create_key(facts))[1] for _ in range(KEYS)]

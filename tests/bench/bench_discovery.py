@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     if reason := missing():
         print(f"\n## discovery\n\nskipped: {reason}")
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the lab is taken down then too
     conditions = harness.machine() | {"starts": options.starts, "merges": options.merges}
     rows: list[list[str]] = []
     measured: dict[str, Any] = {}

@@ -45,6 +45,8 @@ class LoopDisk:
     def cut(self, copy, writer):
         """What the disk holds at this moment, without what the kernel has not written yet.
 
+        `copy` is a new file each time: a loop device that is not quite gone would be used again for
+        a file that it knows, and show blocks of the cut before from the kernel's memory.
         The process `writer` stands still meanwhile, and a copy during which the kernel itself
         wrote is made again: a mix of two moments is something that no power cut leaves.
         """

@@ -25,6 +25,7 @@ from appliance.errors import (
     RateLimitedError,
     UnauthorizedError,
 )
+from appliance.network import Network
 from tests.fakes.loop_disk import fill, small_disk
 from tests.fakes.waiting import until
 
@@ -54,7 +55,7 @@ def start(tmp_path, clock):
     async def opened(**settings):
         flags = {"state": str(tmp_path), **settings}
         found = await asyncio.to_thread(load_settings, flags, {}, None)
-        access = Access(found, Database(tmp_path), clock)
+        access = Access(found, Database(tmp_path), Network(), clock)
         await access.open()
         try:
             yield access
@@ -350,7 +351,7 @@ async def test_a_box_whose_database_was_lost_is_claimed_anew(start, tmp_path):
 async def test_a_full_disk_makes_no_half_keys(tmp_path, clock):
     with small_disk(tmp_path, 4) as disk:
         settings = await asyncio.to_thread(load_settings, {"state": str(disk)}, {}, None)
-        access = Access(settings, Database(disk), clock)
+        access = Access(settings, Database(disk), Network(), clock)
         await access.open()
         try:
             await asyncio.to_thread(fill, disk / "filler")

@@ -136,7 +136,7 @@ def test_a_changed_model_needs_a_word_and_the_old_one_stays(start_service, origi
             client.pull(name)
         assert caught.value.status_code == 403
         last = transfer(service, "pull", name)[-1]
-        assert last["code"] == "policy"
+        assert last["code"] == "confirmation_needed"
         assert f"`hearth pull --confirm {name}`" in last["hint"]
         assert client.show(name).modelfile.count("Old.") == 1
         assert transfer(service, "pull", name, confirm=True)[-1] == {"status": "success"}
@@ -190,10 +190,13 @@ def test_the_network_gets_unsigned_models_only_from_an_open_box(
     first.stop()
     service = start_service(first.state, trust_mode=mode, share_models="on")
     path = "/v2/library/echo/manifests/latest"
-    assert send(service, "GET", path, headers=NETWORK).status == status
+    body = {"name": "a neighbour", "scopes": ["chat"]}
+    secret = service.call("POST", "/hearth/v1/keys", body)[1]["secret"]
+    network = [*NETWORK, ("Authorization", f"Bearer {secret}")]
+    assert send(service, "GET", path, headers=network).status == status
     assert send(service, "GET", path).status == 200
     built_in = "/v2/library/hearth/manifests/latest"
-    assert send(service, "GET", built_in, headers=NETWORK).status == 200
+    assert send(service, "GET", built_in, headers=network).status == 200
 
 
 def test_in_signed_mode_no_unsigned_byte_reaches_a_parser(start_service, parsed, name, tmp_path):

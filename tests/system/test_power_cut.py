@@ -41,15 +41,16 @@ async def test_fifty_power_cuts_leave_no_broken_state(disk, folder):
     state.mkdir()
     async with pulls(state, mib=16) as world:
         whole_s = max(await world.took_s(), await world.took_s())
-        for _ in range(CUTS):
+        for number in range(CUTS):
             old = await asyncio.to_thread(installed, state)
             pulling = asyncio.create_task(world.begin())
             await asyncio.sleep(moments.uniform(0, 1.2 * whole_s))
-            after = folder / "after.img"
+            after = folder / f"after-{number}.img"
             await asyncio.to_thread(disk.cut, after, world.process())
             assert await pulling == "done"
             with mounted(after, folder / "after") as again:
                 found = await asyncio.to_thread(installed, again / "state")
+            after.unlink()
             assert found in {old, world.digests[world.wanted]}
             seen.add(found == old)
             world.wanted = 1 - world.wanted
@@ -74,11 +75,12 @@ def test_fifty_power_cuts_of_signed_installs_leave_no_broken_state(
         box.publish(str(number), text, weights=weights, smoke=says(text))
         installing = begin(box)
         time.sleep(moments.uniform(0, 1.2 * whole_s))
-        after = folder / "after.img"
+        after = folder / f"after-{number}.img"
         disk.cut(after, box.service.process.pid)
         installing.join(60)
         with mounted(after, folder / "after") as again:
             state = check_whole(replace(box, service=SimpleNamespace(state=again / "state")))
+        after.unlink()
         assert state.active.version in {str(number - 1), str(number)}
         seen.add(state.active.version == str(number))
     assert seen == {True, False}
