@@ -22,6 +22,7 @@ from appliance.chat.events import (
     Rendered,
 )
 from appliance.chat.parse.families import choose_family
+from appliance.chat.parse.thinking import without_old_thinking
 from appliance.chat.plan import Plan, abilities_of, check_abilities, make_plan, offered_tools
 from appliance.chat.prompt import (
     Measure,
@@ -157,6 +158,9 @@ class ChatService:
         requested = work.template or "" if isinstance(work, Completion) else ""
         own = await asyncio.to_thread(lambda: stored.template)
         chosen = choose_template(requested, own, str(header.chat_template or ""))
+        family = await asyncio.to_thread(
+            choose_family, chosen.text, is_go=chosen.is_go, architecture=header.architecture
+        )
         tools = offered_tools(request)
         template = Template(chosen, info.bos_token, info.eos_token, tools, request.think)
         if isinstance(work, Completion):
@@ -165,11 +169,10 @@ class ChatService:
             prompt = Prompt(text, await _with_context(work, text, client, measure))
         else:
             messages = await asyncio.to_thread(conversation, stored, work or ())
+            if chosen.is_go and family.thinking is not None:  # Jinja does it as it was trained
+                messages = without_old_thinking(messages, family.thinking)
             limit = info.context_length if request.truncate else 2**63
             prompt = await fit_conversation(template, messages, measure, limit)
-        family = await asyncio.to_thread(
-            choose_family, chosen.text, is_go=chosen.is_go, architecture=header.architecture
-        )
         return prompt, make_plan(request, family, prompt.text)
 
 

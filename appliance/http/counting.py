@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 
 from aiohttp import web
 
-from appliance.chat.events import Done, Event, Started, Text, Thinking
+from appliance.chat.events import CallStarted, Done, Event, Started, Text, Thinking
 from appliance.errors import DigestMismatchError, DownloadCorruptError
 from appliance.http.context import METRICS
 from appliance.library.names import ModelName
@@ -90,6 +90,9 @@ class JobClock:
                 elif tokens:
                     between_s = (now - self._last) / tokens
                     metrics.between_tokens_s.observe(between_s, self._model, count=tokens)
+                self._last = now
+            case CallStarted() if not self._last:  # the answer begins with a call
+                metrics.first_token_s.observe(now - self._came, self._model)
                 self._last = now
             case Started(queue_ns=queue_ns):
                 metrics.queue_s.observe(queue_ns / 1e9, self._model)

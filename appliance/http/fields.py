@@ -75,6 +75,13 @@ def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
+def budget_of(field: str, tokens: int | None) -> int | None:
+    """Most tokens of thinking, if there is a limit of its own."""
+    if tokens is not None and tokens < 1:
+        raise FieldError(field, f"{field} must be 1 or more tokens, not {tokens}")
+    return tokens
+
+
 def token_ids_of(field: str, ids: Sequence[int]) -> tuple[int, ...]:
     """Token ids that at least could be some vocabulary's."""
     if any(not 0 <= token_id <= MAX_TOKEN_ID for token_id in ids):

@@ -13,6 +13,7 @@ from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.errors import BadRequestError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
+    budget_of,
     check_count,
     constraint_of,
     keep_alive_of,
@@ -33,7 +34,7 @@ THINK_LEVELS = {"high": "high", "medium": "medium", "low": "low", "max": "high"}
 
 
 class _Common(msgspec.Struct, kw_only=True):
-    """What generate and chat share."""
+    """What generate and chat share. `thinking_budget` is ours: most tokens of thinking."""
 
     model: str = ""
     stream: bool = True
@@ -41,6 +42,7 @@ class _Common(msgspec.Struct, kw_only=True):
     keep_alive: Any = None
     options: dict[str, Any] = {}
     think: Any = None
+    thinking_budget: int | None = None
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
@@ -69,6 +71,7 @@ class _Common(msgspec.Struct, kw_only=True):
             constraint=constraint_of(self.format),
             keep_alive=keep_alive_of(self.keep_alive),
             think=self._think(),
+            thinking_budget=budget_of("thinking_budget", self.thinking_budget),
             truncate=self.truncate,
             shift=self.shift,
             logprobs=self.top_logprobs if self.logprobs else None,

@@ -18,6 +18,7 @@ from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
+    budget_of,
     check_count,
     keep_alive_of,
     options_of,
@@ -69,7 +70,10 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
 
 
 class Reasoning(msgspec.Struct, kw_only=True):
+    """`max_tokens`, most tokens of thinking, is not OpenAI's; gateways to many models have it."""
+
     effort: str | None = None
+    max_tokens: int | None = None
 
 
 class _Common(msgspec.Struct, kw_only=True):
@@ -179,6 +183,7 @@ class ChatRequest(_Common, kw_only=True):
             tools=tools,
             tool_choice=tool_choice_of(self.tool_choice, tools),
             think=self._think(),
+            thinking_budget=budget_of("reasoning.max_tokens", self.reasoning.max_tokens),
             constraint=self.response_format.constraint(),
             logprobs=self._logprobs(),
             render_only=self.render_only,

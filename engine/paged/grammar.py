@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engine.llama.vocab import Vocab
 
 _ANY_OBJECT = '{"type": "object"}'
+# Blank space is bounded as in engine/llama/gbnf.py, so that no model can fill its answer with it.
+_OPTIONS = {"whitespace_pattern": r"( |\n[ \t]{0,20})?"}
 
 
 class Grammar:
@@ -71,7 +73,7 @@ class GrammarCompiler:
         if constraint.kind == "grammar":
             return str(guidance.LLMatcher.grammar_from_lark(_lark(constraint.source)))
         schema = _ANY_OBJECT if constraint.kind == "json" else constraint.source
-        return str(guidance.LLMatcher.grammar_from_json_schema(schema))
+        return str(guidance.LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS))
 
     def _library(self) -> Any:
         try:

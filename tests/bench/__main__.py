@@ -22,6 +22,7 @@ import bench_paged_host
 import bench_paged_latency
 import bench_paged_online
 import bench_paged_throughput
+import bench_parse
 import bench_service
 import bench_single_stream
 import bench_switch
@@ -35,6 +36,7 @@ def main() -> None:
     for benchmark in (
         bench_idle,
         bench_metrics,
+        bench_parse,
         bench_access,
         bench_paged_host,
         bench_service,

@@ -97,6 +97,12 @@ def test_thinking_comes_apart(client, think):
     assert kinds == sorted(kinds, reverse=True)  # all thinking before the first of the answer
 
 
+def test_thinking_that_is_not_wanted_is_not_shown(client):
+    """Also of a model that thinks all the same."""
+    answer = client.chat(NAME, ask("<think>\nHm, well.\n</think>\n\nBlue."), think=False)
+    assert (answer.message.thinking, answer.message.content) == (None, "Blue.")
+
+
 def test_thinking_of_generate(client):
     written = says("<think>\nHm.\n</think>\n\nBlue.")
     answer = client.generate(NAME, written, think=True)

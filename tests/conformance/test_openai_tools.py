@@ -113,6 +113,27 @@ def test_every_choice_has_calls_of_its_own(client):
     assert len(set(found)) == 3
 
 
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "add"}}], ids=["any", "named"]
+)
+def test_a_call_that_is_forced(client, choice):
+    """Whatever the model would have said: the grammar leaves it no choice."""
+    answer = chat(client, "Never.", tools=TOOLS, tool_choice=choice).choices[0]
+    (call,) = answer.message.tool_calls
+    assert answer.finish_reason == "tool_calls"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("add", {"a": 0, "b": 0})
+
+
+def test_a_form_behind_thinking(client):
+    class Sky(BaseModel):
+        blue: bool
+
+    written = "<think>\nHm.\n</think>\n\nnot JSON at all"
+    answer = client.chat.completions.parse(model=NAME, messages=ask(written), response_format=Sky)
+    assert answer.choices[0].message.parsed == Sky(blue=True)
+    assert answer.choices[0].message.reasoning == "Hm."
+
+
 def test_the_choice_of_none_gives_text(client):
     (choice,) = chat(client, SUM, tools=TOOLS, tool_choice="none").choices
     assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
@@ -128,6 +149,16 @@ def test_reasoning_comes_apart(client, effort):
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert "".join(getattr(delta, "reasoning", None) or "" for delta in deltas) == "Hm, well."
     assert "".join(delta.content or "" for delta in deltas) == "Blue."
+
+
+def test_reasoning_has_a_budget(client):
+    """The engine says a byte a token."""
+    written = f"<think>{'x' * 100}</think>Blue."
+    whole = chat(client, written).choices[0].message
+    short = chat(client, written, extra_body={"reasoning": {"max_tokens": 20}})
+    assert whole.reasoning == "x" * 100
+    assert set(short.choices[0].message.reasoning) == {"x"}
+    assert len(short.choices[0].message.reasoning) <= 20
 
 
 def test_infill(client):

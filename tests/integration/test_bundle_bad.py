@@ -194,17 +194,21 @@ BAD = {
         {"tests": [{**SMOKE["tests"][0], "matches": "("}]},
         "smoke tests cannot be used",
     ),
-    "Go template": ("", SMOKE, "Go syntax"),
+    "broken template": ("Be brief.", SMOKE, "template: :1: unexpected EOF"),
+    "hungry template": ("Be brief.", SMOKE, "more than 1000000 steps"),
+}
+
+
+TEMPLATES = {
+    "broken template": "{{ if .System }}{{ .Prompt }}",
+    "hungry template": "{{ range 9999999 }}x{{ end }}{{ .Prompt }}",
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_fails_its_tests_does_not_serve(served, publisher, case):
     system, smoke, reason = BAD[case]
-    template = (
-        "{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}" if case == "Go template" else ""
-    )
-    variant = publisher.variant(WEIGHTS, system, template)
+    variant = publisher.variant(WEIGHTS, system, TEMPLATES.get(case, ""))
     index = publisher.release("2.0.0", variant, smoke=smoke)
     publisher.list(index, "2.0.0", "latest", model=served.model)
     code, error = served.refused()
@@ -252,3 +256,13 @@ def test_nobody_lists_the_name(box):
     assert code == "not_listed"
     assert box.model in error
     assert not box.state_file().exists()
+
+
+def test_a_release_with_a_go_template_is_proved_and_serves(served, publisher):
+    template = "{{ if .System }}<{{ .System }}> {{ end }}{{ .Prompt }}"
+    variant = publisher.variant(WEIGHTS, "Be a gopher.", template)
+    index = publisher.release("2.0.0", variant, smoke=says("<Be a gopher.> one two"))
+    publisher.list(index, "2.0.0", "latest", model=served.model)
+    served.install()
+    assert served.show()["version"] == "2.0.0"
+    assert "<Be a gopher.>" in served.ask()

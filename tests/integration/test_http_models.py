@@ -56,6 +56,44 @@ def test_create_streams_its_steps(service):
     assert "steps:latest" not in tags(service)
 
 
+GO_TEMPLATE = (
+    "{{- range .Messages }}[{{ .Role }}] {{ .Content }}\n{{ end }}"
+    "{{ if .Tools }}{{ .Tools }}{{ end }}[assistant]"
+)
+
+
+def test_a_model_with_a_go_template_chats(service):
+    create(service, {"model": "gopher", "from": "echo", "system": "S.", "template": GO_TEMPLATE})
+    shown = send(service, "POST", "/api/show", body={"model": "gopher"}).json
+    assert shown["template"] == GO_TEMPLATE
+    assert "tools" in shown["capabilities"]
+    messages = [{"role": "user", "content": "one two"}, {"role": "user", "content": "three"}]
+    body = {"model": "gopher", "messages": messages, "stream": False}
+    rendered = send(service, "POST", "/api/chat", body=body | {"_debug_render_only": True}).json
+    prompt = "[system] S.\n[user] one two\n\nthree\n[assistant]"
+    assert rendered["_debug_info"] == {"rendered_template": prompt}
+    answer = send(service, "POST", "/api/chat", body=body).json
+    assert answer["done_reason"] == "stop"
+    assert "one two" in answer["message"]["content"]  # echo repeats its prompt
+    send(service, "DELETE", "/api/delete", body={"model": "gopher"})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a\n{{ .Prompt", "template error: template: :2: unclosed action"),
+        ("{{ if .System }}x", "template error: template: :1: unexpected EOF"),
+        ("{{ nope }}", 'template error: template: :1: function "nope" not defined'),
+        ('{{ template "x" }}', 'template error: template: :1: template "x" not defined'),
+    ],
+)
+def test_a_template_that_cannot_run_is_refused_at_create(service, template, message):
+    body = {"model": "broken", "from": "echo", "template": template}
+    reply = send(service, "POST", "/api/create", body=body)
+    assert message in assert_error(reply, 400, "/api/create")
+    assert "broken:latest" not in tags(service)
+
+
 def test_a_system_message_of_the_request_replaces_the_models_also_beside_messages(service):
     own = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     create(service, {"model": "talks", "from": "echo", "system": "Ours.", "messages": own})

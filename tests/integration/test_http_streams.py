@@ -251,10 +251,13 @@ def test_the_rendered_prompt_without_running_it(service):
     assert openai["choices"][0]["message"]["content"] == ""
 
 
-def test_a_template_in_the_request_is_refused_as_the_requests_own(service):
-    body = {"model": "echo", "prompt": "hi", "template": "{{ if .System }}x{{ end }}"}
-    reply = send(service, "POST", "/api/generate", body=body)
-    assert "the request has a template in Go syntax" in assert_error(reply, 400, "/api/generate")
+def test_a_template_in_the_request_replaces_the_models(service):
+    body = {"model": "echo", "prompt": "hi", "system": "S.", "_debug_render_only": True}
+    template = "{{ if .System }}({{ .System }}) {{ end }}{{ .Prompt }}"
+    reply = send(service, "POST", "/api/generate", body=body | {"template": template}).json
+    assert reply["_debug_info"] == {"rendered_template": "(S.) hi"}
+    reply = send(service, "POST", "/api/generate", body=body | {"template": "\n{{ .Prompt"})
+    assert "template: :2: unclosed action" in assert_error(reply, 500, "/api/generate")
 
 
 def test_the_context_of_an_answer_goes_in_front_of_the_next(service):

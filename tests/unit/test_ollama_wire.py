@@ -157,6 +157,12 @@ def test_think_goes_into_the_job(think):
     assert generate_job(prompt="a", think=think).think is think
 
 
+def test_a_budget_of_thinking():
+    assert chat_job(thinking_budget=64).thinking_budget == 64
+    with pytest.raises(BadRequestError, match="thinking_budget must be 1 or more tokens, not 0"):
+        generate_job(prompt="a", thinking_budget=0)
+
+
 def test_the_level_max_is_the_highest_that_models_know():
     assert chat_job(think="max").think == "high"
 

@@ -126,6 +126,7 @@ def test_labels_without_influence_pass():
         ({"tool_choice": "any"}, "tool_choice"),
         ({"reasoning_effort": "deep"}, "reasoning_effort"),
         ({"reasoning": {"effort": "deep"}}, "reasoning_effort"),
+        ({"reasoning": {"max_tokens": 0}}, "reasoning.max_tokens"),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.chat.events import CallArguments, CallDone, Text, Thinking, Tool
+from appliance.chat.events import CallArguments, CallDone, Message, Text, Thinking, Tool
 from appliance.chat.parse.families import Family, choose_family
+from appliance.chat.parse.thinking import without_old_thinking
 from appliance.chat.parse.tools import forms, parser
 
 WEATHER = Tool(
@@ -209,6 +210,16 @@ def test_a_started_call_that_breaks_is_told_as_text():
 
 def test_a_template_that_opened_the_thinking():
     assert run("qwen3", ["\nhm\n</think>\n\nyes"], is_opened=True) == [Thinking("hm"), Text("yes")]
+
+
+def test_old_thinking_is_forgotten():
+    old = Message("assistant", "<think>\nhm\n</think>\n\nyes")
+    quoted = Message("assistant", "say </think> to end it")
+    messages = [Message("user", "<think>a</think>b"), old, quoted, Message("user", "?"), old]
+    bare = without_old_thinking(messages, THINK)
+    assert [one.content for one in bare] == [
+        "<think>a</think>b", "yes", quoted.content, "?", old.content
+    ]  # fmt: skip
 
 
 def test_without_tools_a_mark_is_text():

@@ -1,6 +1,10 @@
 """Tools, calls and images of the bodies: what is read, and the one sentence for what is not."""
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.chat.events import Message, ToolCall, ToolChoice
 from appliance.errors import BadRequestError, RequestTooLargeError
@@ -153,3 +157,26 @@ def test_results_without_ids_answer_the_calls_in_their_order():
 def test_an_image_that_is_not_base64(text):
     with pytest.raises(BadRequestError, match=r"images\[0\] is not base64"):
         wire.images_of([text], "images")
+
+
+KEYS = st.sampled_from(["type", "function", "name", "id", "arguments", "parameters", "description"])
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["function", "now", "{", "[1]", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON, max_size=3))
+def test_any_json_is_read_or_refused_with_a_sentence(entries):
+    for read in (
+        wire.tools_of,
+        lambda found: wire.calls_of(found, "messages[0]"),
+        lambda found: wire.images_of(found, "images"),
+        lambda found: [wire.tool_choice_of(value, wire.tools_of([tool()])) for value in found],
+    ):
+        with contextlib.suppress(BadRequestError, RequestTooLargeError):
+            read(entries)

@@ -9,9 +9,11 @@ A template that has opened the tag itself starts in THINKING. Thinking that is n
 thinking: the answer is then empty. An answer that does not begin with the tag is all answer.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 
-from appliance.chat.events import Text, Thinking
+from appliance.chat.events import Message, Text, Thinking
 from appliance.chat.parse.base import BLANKS, MAX_BLANKS, Marks, Parsed, Parser, blank_tail
 
 
@@ -97,6 +99,21 @@ class ThinkingParser:
         if end:
             found.append(Thinking(text[:end]))
         return rest
+
+
+def without_old_thinking(messages: Sequence[Message], tags: tuple[str, str]) -> list[Message]:
+    """The messages, with no thinking inside the contents of answers before the last question
+    (Ollama, server/prompt.go, for the models that were trained so)."""
+    users = [i for i, message in enumerate(messages) if message.role == "user"]
+    end = users[-1] if users else 0
+    return [_bare(m, tags) if i < end else m for i, m in enumerate(messages)]
+
+
+def _bare(message: Message, tags: tuple[str, str]) -> Message:
+    thought, closed, rest = message.content.partition(tags[1])
+    if message.role != "assistant" or not closed or not thought.lstrip().startswith(tags[0]):
+        return message
+    return replace(message, content=rest.lstrip())
 
 
 class PlainParser:
