@@ -44,6 +44,7 @@ _ALLOWED_HEADERS = ", ".join(
     [
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With"),
         *("x-api-key", "anthropic-version", "anthropic-beta"),
+        "anthropic-dangerous-direct-browser-access",  # which its package sends from every page
         *(
             "OpenAI-Beta",
             "x-stainless-arch",

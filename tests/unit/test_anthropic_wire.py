@@ -141,6 +141,16 @@ def test_a_conversation_with_tools():
     )
 
 
+def test_results_of_two_calls_stay_apart():
+    calls = [{"type": "tool_use", "id": i, "name": f"f{i}", "input": {}} for i in "ab"]
+    results = [{"type": "tool_result", "tool_use_id": i, "content": f"of {i}"} for i in "ba"]
+    made = said(user(text("x")), assistant(*calls), user(*results))
+    assert [(m.content, m.tool_name, m.tool_call_id) for m in made[2:]] == [
+        ("of b", "fb", "b"),
+        ("of a", "fa", "a"),
+    ]
+
+
 def test_a_tool_that_failed_says_so():
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": "no net", "is_error": True}
