@@ -95,14 +95,14 @@ def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:
     tools = offered_tools(request)
     plan = Plan(
         family,
-        tools,
+        tools if request.constraint is None else (),  # output in a form is no call
         request.constraint,
         prefix=family.answer_prefix() if request.constraint is not None else "",
         hides_thinking=request.think is False,
         budget=request.thinking_budget,
     )
     if request.tool_choice.kind in ("required", "named"):
-        plan = _forced(plan, request)
+        plan = _forced(replace(plan, tools=tools), request)
     family = plan.family or family
     if not family.can_think:
         return plan

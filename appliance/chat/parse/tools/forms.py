@@ -49,7 +49,9 @@ MISTRAL = CallForm(
     prompt="[TOOL_CALLS]",
     named="[TOOL_CALLS]NAME[ARGS]",
 )
-PHI = CallForm(opens=("<|tool_call|>", "functools"), closes=("<|/tool_call|>",))
+PHI = CallForm(
+    opens=("<|tool_call|>", "functools"), closes=("<|/tool_call|>",), prompt="<|tool_call|>"
+)
 GEMMA = CallForm(
     opens=("```tool_code", "```tool_call", "```json"),
     closes=("```",),
