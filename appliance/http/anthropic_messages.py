@@ -15,7 +15,7 @@ from appliance.http.tools_wire import calls_of, images_of, named_results
 # Claude Code's first system block, not meant for the model; its hash is another in each request,
 # which would make the prefix cache useless (anthropics/claude-code#68900).
 _BILLING = "x-anthropic-billing-header:"
-_ROLES = frozenset({"user", "assistant", "system"})
+_ROLES = ("user", "assistant", "system")  # no set: what is looked up may be any JSON
 _JOINT = "\n"  # between the blocks of one turn
 
 Json = dict[str, Any]

@@ -30,7 +30,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "speed": ("standard",),
 }
 _LEVELS = {"low": "low", "medium": "medium"} | dict.fromkeys(("high", "xhigh", "max"), "high")
-_NO_EDITS = frozenset({"clear_thinking_20251015"})  # what a template does with old thoughts anyway
+_NO_EDITS = ("clear_thinking_20251015",)  # what a template does with old thoughts anyway
 
 
 class Thinking(msgspec.Struct, kw_only=True):
@@ -66,6 +66,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
     tool_choice: Choice = msgspec.field(default_factory=Choice)
     thinking: Thinking | None = None
     output_config: OutputConfig = msgspec.field(default_factory=OutputConfig)
+    output_format: dict[str, Any] | None = None  # where output_config.format was in the beta
     context_management: dict[str, Any] = {}
 
     def to_job(self, share: Share, max_messages: int) -> JobRequest:
@@ -124,7 +125,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
         return True
 
     def _constraint(self) -> Constraint | None:
-        wanted = self.output_config.format
+        wanted = self.output_config.format or self.output_format
         if wanted is None:
             return None
         schema = wanted.get("schema")

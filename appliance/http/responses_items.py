@@ -14,8 +14,9 @@ from appliance.http.fields import check_count
 from appliance.http.openai_messages import ChatMessage
 from appliance.http.tools_wire import calls_of, named_results
 
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
-_TEXTS = frozenset({"input_text", "output_text", "text"})
+# No sets: what is looked up may be any JSON.
+_ROLES = ("user", "assistant", "system", "developer")
+_TEXTS = ("input_text", "output_text", "text")
 
 Json = dict[str, Any]
 

@@ -1,7 +1,9 @@
 """The official `anthropic` package, unchanged, against the service."""
 
 import anthropic
+import msgspec
 import pytest
+from pydantic import BaseModel
 
 from tests.conformance.claude_code import AGENT_HEADERS, agent_requests
 from tests.fakes.chat_templates import QWEN, calling, saying
@@ -93,8 +95,17 @@ def test_limits_and_stops(client):
 def test_structured_output(client):
     schema = {"type": "object", "properties": {"echo": {"type": "boolean"}}}
     form = {"type": "json_schema", "schema": schema}
-    answer = say(client, output_config={"format": form})
-    assert answer.content[0].text == '{"echo": true}'
+    for fields in ({"output_config": {"format": form}}, {"extra_body": {"output_format": form}}):
+        text = say(client, **fields).content[0].text
+        assert set(msgspec.json.decode(text)) <= {"echo"}
+
+
+def test_structured_output_as_the_package_parses_it(client):
+    class Echo(BaseModel):
+        echo: bool
+
+    answer = client.messages.parse(model="echo", max_tokens=100, messages=HELLO, output_format=Echo)
+    assert isinstance(answer.parsed_output, Echo)
 
 
 def test_tokens_are_counted(client):
