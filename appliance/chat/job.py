@@ -82,7 +82,7 @@ class ChatService:
                 return
             prompt, plan = await self._prompt(request, stored, lease.client)
             if request.render_only:
-                yield Rendered(prompt.text)
+                yield Rendered(prompt.text, len(prompt.tokens))
                 return
             run = Run(request, options, prompt, lease, began, plan)
             try:

@@ -18,6 +18,7 @@ from appliance.trust.errors import TrustError
 _CLASSES = {
     **dict.fromkeys(("/api/chat", "/api/generate"), "generate"),
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/messages"), "generate"),
+    "/v1/responses": "generate",
     **dict.fromkeys(("/api/embed", "/api/embeddings", "/v1/embeddings"), "embed"),
     **dict.fromkeys(("/api/tags", "/api/ps", "/api/show", "/v1/models"), "list"),
     "/v1/models/{model}": "list",
@@ -26,7 +27,13 @@ _CLASSES = {
     **dict.fromkeys(("/healthz", "/readyz", "/metrics", "/api/version", "/api/status"), "probe"),
     "/": "page",
 }
-_DIALECTS = {"/api/": "ollama", "/v1/": "openai", "/hearth/": "hearth", "/v2/": "registry"}
+_DIALECTS = {  # by the beginning of the path; the first that fits
+    "/api/": "ollama",
+    "/v1/messages": "anthropic",
+    "/v1/": "openai",
+    "/hearth/": "hearth",
+    "/v2/": "registry",
+}
 
 
 def note_request(request: web.Request, status: int, elapsed_s: float) -> None:

@@ -10,12 +10,14 @@ from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Started
 from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http import anthropic
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.choices import Item, run_choices
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
+from appliance.http.errors import Dialect
 from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
 from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
@@ -59,7 +61,9 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 
 async def models(request: web.Request) -> web.StreamResponse:
-    """GET /v1/models."""
+    """GET /v1/models, also for Anthropic's clients, which send a header of their own."""
+    if _is_anthropic(request):
+        return await anthropic.models(request)
     library, caller = request.app[LIBRARY], request[CALLER]
 
     def entries() -> list[dict[str, Any]]:
@@ -77,6 +81,8 @@ async def model(request: web.Request) -> web.StreamResponse:
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(typed) from error
+    if _is_anthropic(request):
+        return anthropic.model(stored)
     return _json(answers.model_entry(stored))
 
 
@@ -141,6 +147,10 @@ async def _documents(
                 yield msgspec.json.encode(writer.chunk(choice, finish))
     if body.wants_usage():
         yield msgspec.json.encode(writer.usage_chunk(usage))
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    return Dialect.of(request.path, request.headers) is Dialect.ANTHROPIC
 
 
 def _json(body: object) -> web.Response:

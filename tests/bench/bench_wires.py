@@ -1,7 +1,8 @@
-"""What does it cost to write one event of an answer in Ollama's and in OpenAI's form?
+"""What does it cost to write one event of an answer in each dialect's form?
 
-The encoders alone, in this process: from an event to the bytes of a line or a chunk. The bar is for
-rendering and parsing a token together, 50 us; writing comes on top, so it should be a small part.
+The encoders alone, in this process: from an event to the bytes of a line, a chunk or an event. The
+bar is for rendering and parsing a token together, 50 us; writing comes on top, so it should be a
+small part.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import msgspec
 from appliance.chat.events import (
     CallArguments,
     CallDone,
+    CallStarted,
     Event,
     JobRequest,
     Text,
     Thinking,
     ToolCall,
 )
-from appliance.http import ollama_answers, openai_answers
+from appliance.http import anthropic_answers, ollama_answers, openai_answers, responses_answers
+from appliance.http.responses_wire import ResponsesRequest
 from engine.api import TokenLogprob
 
 ARGUMENTS = {"city": "Oslo", "days": 3}
@@ -35,8 +38,9 @@ EVENTS: dict[str, Event] = {
 }
 
 
-def writing_us(event: Event, rounds: int) -> tuple[float, float]:
-    """Microseconds for Ollama's line and OpenAI's chunk; an event that has none costs little."""
+def writing_us(event: Event, rounds: int) -> list[float]:
+    """Microseconds for Ollama's line, OpenAI's chunk, Anthropic's event and that of a Response; an
+    event that has none costs little."""
     job = JobRequest(model="llama3.2:3b", work=None, logprobs=5)
     shape = openai_answers.ChatShape(top=5)
     writer = openai_answers.Writer(shape, job.model, usage_in_chunks=True)
@@ -52,8 +56,28 @@ def writing_us(event: Event, rounds: int) -> tuple[float, float]:
         if choice is not None:
             msgspec.json.encode(writer.chunk(choice))
 
-    best = [min(timeit.repeat(call, number=rounds, repeat=5)) for call in (line, chunk)]
-    return best[0] / rounds * 1e6, best[1] / rounds * 1e6
+    message = anthropic_answers.Writer(model=job.model)
+    response = responses_answers.Writer(ResponsesRequest(model=job.model))
+    for one in (message, response):
+        one.feed(_opening(event))
+
+    def named() -> None:
+        for piece in message.feed(event):
+            msgspec.json.encode(piece)
+
+    def numbered() -> None:
+        for piece in response.feed(event):
+            msgspec.json.encode(piece)
+
+    calls = (line, chunk, named, numbered)
+    return [min(timeit.repeat(call, number=rounds, repeat=5)) / rounds * 1e6 for call in calls]
+
+
+def _opening(event: Event) -> Event:
+    """What opens the block that the event is in."""
+    if isinstance(event, CallArguments | CallDone):
+        return CallStarted(0, "call_ab12cd34", "get_weather")
+    return event
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,10 +85,11 @@ def main(argv: list[str] | None = None) -> None:
     conditions = harness.machine() | {"rounds": options.rounds}
     rows, measured = [], {}
     for name, event in EVENTS.items():
-        line_us, chunk_us = writing_us(event, options.rounds)
-        rows.append([name, f"{line_us:.1f} us", f"{chunk_us:.1f} us"])
-        measured[name] = {"ollama_us": line_us, "openai_us": chunk_us}
-    headers = ["one event", "Ollama's line", "OpenAI's chunk"]
+        costs = writing_us(event, options.rounds)
+        rows.append([name, *(f"{cost:.1f} us" for cost in costs)])
+        forms = ("ollama_us", "openai_us", "anthropic_us", "responses_us")
+        measured[name] = dict(zip(forms, costs, strict=True))
+    headers = ["one event", "Ollama's line", "OpenAI's chunk", "Anthropic's", "a Response's"]
     harness.report("wires", conditions, headers, rows, measured)
 
 
