@@ -68,6 +68,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     cache_salt: str = ""  # prompts share cached KV only where it is equal; "": with everybody
     ignore_eos: bool = False  # for benchmarks: go on past the end-of-generation token
     held_steps: int = 0  # quick steps that may wait in the worker, to be sent with the next one
+    special: list[str] = []  # control tokens whose text belongs to the output; else they add none
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -9,8 +9,11 @@ Directives at the start of a prompt make it act like a slow, large or broken mod
     [[slow N]]       wait N milliseconds before each token
     [[crash]]        kill the process after three tokens, as a bad GGUF would
     [[bytes HEX]]    say these bytes, one per token
+
+Under a constraint it says JSON: the least that a schema wants, else `{"echo": true}`.
 """
 
+import json
 import math
 import os
 import re
@@ -21,6 +24,7 @@ from hashlib import blake2b
 from typing import Any
 
 from engine.api import (
+    Constraint,
     EngineInfo,
     FinishReason,
     GenerateRequest,
@@ -170,7 +174,7 @@ class _Sequence:
 
     def _answer(self, prompt: list[bytes], found: dict[bytes, bytes]) -> Iterator[bytes]:
         if self.request.constraint is not None:
-            yield _JSON_ANSWER
+            yield _json_answer(self.request.constraint)
         elif b"bytes" in found:
             yield from (bytes([byte]) for byte in bytes.fromhex(found[b"bytes"].decode()))
         elif b"forever" in found or self.crashes:
@@ -196,6 +200,29 @@ class _Sequence:
             truncated_tokens=self.dropped,
         )
         return SequenceStep(id=self.request.id, finish=reason, usage=usage)
+
+
+def _json_answer(constraint: Constraint) -> bytes:
+    schema = json.loads(constraint.source) if constraint.kind == "schema" else {}
+    least = _least(schema)
+    return json.dumps(least).encode() if least else _JSON_ANSWER
+
+
+def _least(schema: Any) -> Any:
+    """The constants and required properties of a schema; other values are empty."""
+    if not isinstance(schema, dict):
+        return {}
+    if "const" in schema:
+        return schema["const"]
+    if options := schema.get("enum"):
+        return options[0]
+    if options := schema.get("anyOf"):
+        return _least(options[0])
+    empty = {"string": "", "integer": 0, "number": 0, "boolean": True, "array": [], "null": None}
+    if schema.get("type") in empty:
+        return empty[schema["type"]]
+    properties = schema.get("properties", {})
+    return {name: _least(properties.get(name)) for name in schema.get("required", [])}
 
 
 def _vector(data: bytes) -> list[float]:

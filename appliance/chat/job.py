@@ -1,7 +1,7 @@
 """The one chat job behind every dialect: find the model, lease it, render, generate, tell events.
 
-Text is assembled here (whole characters, stop strings), whatever the engine. Leaving the events
-early aborts the sequence in the engine and frees its slot.
+What happens between the prompt and the last event is known in `run.py`. Leaving the events early
+aborts the sequence in the engine and frees its slot.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from appliance.chat import options as job_options
 from appliance.chat.events import (
@@ -20,10 +20,10 @@ from appliance.chat.events import (
     Event,
     JobRequest,
     Rendered,
-    Started,
-    Text,
 )
-from appliance.chat.options import Options
+from appliance.chat.parse.families import choose_family
+from appliance.chat.parse.thinking import without_old_thinking
+from appliance.chat.plan import Plan, abilities_of, check_abilities, make_plan, offered_tools
 from appliance.chat.prompt import (
     Measure,
     Prompt,
@@ -33,19 +33,13 @@ from appliance.chat.prompt import (
     single_turn,
 )
 from appliance.chat.render.template import choose_template
+from appliance.chat.run import Run
 from appliance.errors import UnsupportedError
 from appliance.library.library import Library
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.manager import Models
-from appliance.models.resident import Lease
-from engine.api import FinishReason, GenerateRequest, SequenceStep, Usage
-from engine.errors import EngineError
 from engine.process.client import EngineClient
-from engine.text import TextAssembler
-
-_NOTHING = Text("")
-HELD, HELD_BEFORE_STOP = 3, 1  # steps that a worker may hold back; the second with stop strings
 
 
 class ChatService:
@@ -73,7 +67,7 @@ class ChatService:
         own = await asyncio.to_thread(lambda: stored.parameters)
         options = job_options.merge(request.options, own, request.defaults)
         kind = "generate" if isinstance(request.work, Completion) else "chat"
-        await self._check_can_generate(stored, request.model, kind)
+        await self._check_can_generate(stored, request, kind)
         async with self._models.lease(
             stored,
             options.values,
@@ -86,11 +80,11 @@ class ChatService:
                 total_ns = time.monotonic_ns() - began
                 yield Done(reason="load", total_ns=total_ns, load_ns=lease.load_ns)
                 return
-            prompt = await self._prompt(request, stored, lease.client)
+            prompt, plan = await self._prompt(request, stored, lease.client)
             if request.render_only:
-                yield Rendered(prompt.text)
+                yield Rendered(prompt.text, len(prompt.tokens))
                 return
-            run = _Run(request, options, prompt, lease, began)
+            run = Run(request, options, prompt, lease, began, plan)
             try:
                 async with aclosing(run.events()) as events:
                     async for event in events:
@@ -136,15 +130,20 @@ class ChatService:
             return trial
         return await asyncio.to_thread(self._library.get, ModelName.parse(typed))
 
-    async def _check_can_generate(self, stored: StoredModel, typed: str, kind: str) -> None:
+    async def _check_can_generate(
+        self, stored: StoredModel, request: JobRequest, kind: str
+    ) -> None:
         header = await asyncio.to_thread(stored.header)
         if header.is_embedding:
-            raise UnsupportedError(f'"{typed}" does not support {kind}')
+            raise UnsupportedError(f'"{request.model}" does not support {kind}')
+        if abilities_of(request):
+            abilities = await asyncio.to_thread(stored.capabilities)
+            check_abilities(request, stored.name.full, abilities)
 
     async def _prompt(
         self, request: JobRequest, stored: StoredModel, client: EngineClient
-    ) -> Prompt:
-        """What the model shall read, as text and tokens."""
+    ) -> tuple[Prompt, Plan]:
+        """What the model shall read, as text and tokens, and how its answer comes about."""
         info = client.info
 
         async def measure(text: str) -> list[int]:
@@ -153,141 +152,33 @@ class ChatService:
 
         work = request.work
         if isinstance(work, Completion) and work.raw:
-            return Prompt(work.prompt, await _with_context(work, work.prompt, client, measure))
+            tokens = await _with_context(work, work.prompt, client, measure)
+            return Prompt(work.prompt, tokens), Plan(constraint=request.constraint)
         header = await asyncio.to_thread(stored.header)
         requested = work.template or "" if isinstance(work, Completion) else ""
         own = await asyncio.to_thread(lambda: stored.template)
         chosen = choose_template(requested, own, str(header.chat_template or ""))
-        template = Template(chosen, info.bos_token, info.eos_token, request.tools, request.think)
+        family = await asyncio.to_thread(
+            choose_family, chosen.text, is_go=chosen.is_go, architecture=header.architecture
+        )
+        tools = offered_tools(request)
+        template = Template(chosen, info.bos_token, info.eos_token, tools, request.think)
         if isinstance(work, Completion):
             turns = await asyncio.to_thread(single_turn, stored, work)
             text = await template.render(turns, work.suffix)
-            return Prompt(text, await _with_context(work, text, client, measure))
-        messages = await asyncio.to_thread(conversation, stored, work or ())
-        limit = info.context_length if request.truncate else 2**63
-        return await fit_conversation(template, messages, measure, limit)
+            prompt = Prompt(text, await _with_context(work, text, client, measure))
+        else:
+            messages = await asyncio.to_thread(conversation, stored, work or ())
+            if chosen.is_go and family.thinking is not None:  # Jinja does it as it was trained
+                messages = without_old_thinking(messages, family.thinking)
+            limit = info.context_length if request.truncate else 2**63
+            prompt = await fit_conversation(template, messages, measure, limit)
+        return prompt, make_plan(request, family, prompt.text)
 
 
 def trial_place(name: ModelName) -> ModelName:
     """Where a model on trial is loaded; no name that anybody could ask for."""
     return replace(name, tag=f"{name.tag} (trial)")
-
-
-@dataclass(slots=True)
-class _Run:
-    """One sequence in the engine, seen as events."""
-
-    request: JobRequest
-    options: Options
-    prompt: Prompt
-    lease: Lease
-    began: int  # monotonic ns
-    output: list[int] = field(default_factory=list)
-    reason: FinishReason = FinishReason.STOP
-    usage: Usage | None = None
-    is_failed: bool = False
-    _told: int = 0  # tokens of the output that an event has brought
-
-    @property
-    def computed_tokens(self) -> int:
-        """What it cost: all but what the cache held; the whole prompt if the client left early,
-        since leaving must not be cheaper than staying."""
-        if (usage := self.usage) is not None:
-            return usage.prompt_tokens - usage.cached_tokens + usage.output_tokens
-        if self.is_failed and not self.output:
-            return 0
-        return len(self.prompt.tokens) + len(self.output)
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        assembler = TextAssembler(self.options.stop)
-        engine_request = GenerateRequest(
-            id=0,
-            prompt=self.prompt.tokens,
-            add_special=False,
-            sampling=self.options.sampling(self.request.logit_bias),
-            max_tokens=self.options.max_tokens,
-            constraint=self.request.constraint,
-            logprobs=self.request.logprobs,
-            truncate=self.request.truncate,
-            shift=self.request.shift,
-            num_keep=self.options.num_keep,
-            priority=self.lease.priority,
-            cache_salt=self.request.share.salt,
-            held_steps=self._held_steps(),
-        )
-        arrivals = self.lease.client.generate(
-            engine_request, is_over=lambda: assembler.stopped_by is not None
-        )
-        last: SequenceStep | None = None
-        async with aclosing(arrivals):
-            try:
-                async for steps in arrivals:
-                    if last is None:
-                        yield self._started()
-                    last = steps[-1]
-                    text = self._assemble(steps, assembler)
-                    if text.text or text.logprobs:
-                        yield text
-            except EngineError:
-                self.is_failed = True
-                raise
-        if last is None or last.usage is None or last.finish is None:
-            raise EngineError("the engine ended a request without saying what it cost")
-        self.usage = last.usage
-        self.reason = FinishReason.STOP if assembler.stopped_by is not None else last.finish
-
-    def _assemble(self, steps: list[SequenceStep], assembler: TextAssembler) -> Text:
-        """What of these steps may be shown; counts their tokens."""
-        text, logprobs = "", []
-        for step in steps:
-            if assembler.stopped_by is not None:
-                break  # decoded before the engine heard of the stop string
-            self.output += step.token_ids
-            text += assembler.feed(step.data)
-            if step.finish is not None:
-                text += assembler.finish()
-            logprobs += step.logprobs
-        if not text and not logprobs:
-            return _NOTHING
-        told, self._told = self._told, len(self.output)
-        return Text(text, tuple(logprobs), self._told - told)
-
-    def _held_steps(self) -> int:
-        """Engines with many slots send many tokens per frame anyway. A stop string is seen only
-        when it arrives, and has to free the engine within two steps."""
-        if self.lease.client.info.slots > 1:
-            return 0
-        return HELD_BEFORE_STOP if self.options.stop else HELD
-
-    def _started(self) -> Started:
-        lease = self.lease
-        return Started(
-            queue_position=lease.queue_position,
-            queue_ns=lease.queue_ns,
-            load_ns=lease.load_ns,
-            slots=lease.client.info.slots,
-        )
-
-    def done(self) -> Done:
-        """The last event; call when `events` has ended."""
-        usage, work = self.usage, self.request.work
-        assert usage is not None
-        has_context = isinstance(work, Completion) and not work.raw
-        return Done(
-            reason=str(self.reason),
-            total_ns=time.monotonic_ns() - self.began,
-            load_ns=self.lease.load_ns,
-            queue_ns=self.lease.queue_ns,
-            queue_position=self.lease.queue_position,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            truncated_tokens=usage.truncated_tokens,
-            truncated_messages=self.prompt.dropped_messages,
-            prompt_ns=usage.prompt_ns,
-            output_tokens=len(self.output),
-            decode_ns=usage.decode_ns,
-            context=(*self.prompt.tokens, *self.output) if has_context else (),
-        )
 
 
 async def _with_context(

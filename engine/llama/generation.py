@@ -29,6 +29,7 @@ class Generation:
         self._sampler = sampler
         self._session = session
         self._vocab = vocab
+        self._special = vocab.named(request.special)
         self._may_shift = request.shift and session.can_shift
         self._max_tokens = self._limit(request.max_tokens)
         self._cached = -1  # unknown before the first step
@@ -101,6 +102,8 @@ class Generation:
             piece = self._vocab.piece(token, special=True)
         elif self._vocab.is_end(token):
             return self._finish(FinishReason.STOP)
+        elif token in self._special:
+            piece = self._vocab.piece(token, special=True)
         else:
             piece = self._vocab.output_piece(token)
         finish = self._count(token)

@@ -49,6 +49,11 @@ class Vocab:
             piece = self._output[token] = self.piece(token, special=False)
         return piece
 
+    def named(self, texts: Sequence[str]) -> frozenset[int]:
+        """The tokens that `texts` stand for, of those that are one token."""
+        found = (self.tokenize(text, add_special=False, parse_special=True) for text in texts)
+        return frozenset(tokens[0] for tokens in found if len(tokens) == 1)
+
     def piece(self, token: int, *, special: bool) -> bytes:
         """The bytes of a token of this vocabulary; of a control token only if `special`."""
         length = lib.llama_token_to_piece(

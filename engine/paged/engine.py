@@ -64,6 +64,7 @@ class _Sequence:
     request: Request
     truncated: int
     grammar: Grammar | None
+    special: frozenset[int]  # control tokens that add their text
     told: int = 0  # output tokens sent so far
     added_ns: int = field(default_factory=time.monotonic_ns)
     first_ns: int = 0
@@ -150,7 +151,8 @@ class PagedEngine:
             grammar = self._grammars.compile(request.constraint)
         self._scheduler.add(inner)
         self._options[request.id] = Options(sampling, seed, request.logprobs)
-        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, grammar)
+        special = self._vocab.named(request.special)
+        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, grammar, special)
 
     def abort(self, request_id: int) -> None:
         """End a request in whatever state it is; others are ignored."""
@@ -344,7 +346,7 @@ class PagedEngine:
         )
 
     def _piece(self, sequence: _Sequence, token: int) -> bytes:
-        if sequence.source.ignore_eos:
+        if sequence.source.ignore_eos or token in sequence.special:
             return self._vocab.piece(token, special=True)
         return self._vocab.output_piece(token)
 

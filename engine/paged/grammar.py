@@ -14,11 +14,15 @@ from torch import Tensor
 
 from engine.api import Constraint
 from engine.errors import BackendUnavailableError, EngineRequestError
+from engine.llama import gbnf
+from engine.llama.schema import schema_to_gbnf
 
 if TYPE_CHECKING:
     from engine.llama.vocab import Vocab
 
 _ANY_OBJECT = '{"type": "object"}'
+# Blank space is bounded as in engine/llama/gbnf.py, so that no model can fill its answer with it.
+_OPTIONS = {"whitespace_pattern": r"( |\n[ \t]{0,20})?"}
 
 
 class Grammar:
@@ -49,6 +53,12 @@ class GrammarCompiler:
 
     def compile(self, constraint: Constraint) -> Grammar:
         """Raises EngineRequestError with the reason for a form that cannot be compiled."""
+        # Held to the limits of the llama engine, so that what serves here serves there too, and
+        # what would keep llguidance busy for ever never reaches it.
+        if constraint.kind == "schema":
+            schema_to_gbnf(constraint.source)
+        elif constraint.kind == "grammar":
+            gbnf.check(constraint.source)
         guidance = self._library()
         try:
             grammar = self._source(guidance, constraint)
@@ -63,7 +73,7 @@ class GrammarCompiler:
         if constraint.kind == "grammar":
             return str(guidance.LLMatcher.grammar_from_lark(_lark(constraint.source)))
         schema = _ANY_OBJECT if constraint.kind == "json" else constraint.source
-        return str(guidance.LLMatcher.grammar_from_json_schema(schema))
+        return str(guidance.LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS))
 
     def _library(self) -> Any:
         try:

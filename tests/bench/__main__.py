@@ -22,10 +22,12 @@ import bench_paged_host
 import bench_paged_latency
 import bench_paged_online
 import bench_paged_throughput
+import bench_parse
 import bench_service
 import bench_single_stream
 import bench_switch
 import bench_tls
+import bench_wires
 import harness
 
 
@@ -35,6 +37,8 @@ def main() -> None:
     for benchmark in (
         bench_idle,
         bench_metrics,
+        bench_parse,
+        bench_wires,
         bench_access,
         bench_paged_host,
         bench_service,

@@ -33,7 +33,7 @@ LIMITS = [
     (TEXT, {"prompt": LONG, "truncate": False}, "the context is 512"),
     (CHAT, chat(messages=[MESSAGES[0] | {"content": LONG}], truncate=False), "the context is 512"),
     (CHAT, chat(logit_bias={"5000": 1}), "beyond 0 to 319"),
-    (CHAT, chat(response_format=SCHEMA), "cannot be compiled"),
+    (CHAT, chat(response_format=SCHEMA), "cannot be used: type"),
     (GENERATE, {"prompt": LONG, "truncate": False}, "the context is 512"),
     (GENERATE, {"prompt": "a", "logprobs": True, "top_logprobs": 21}, "between 0 and 20"),
     ("/api/embed", {"input": "a"}, "embed with the llama engine"),
