@@ -17,6 +17,7 @@ from aiohttp import web
 from appliance import logs
 from appliance.access.access import Access
 from appliance.access.usage import Usage
+from appliance.allocator import give_back_freed_memory
 from appliance.box import Box
 from appliance.bundles.bundles import FOLDER as BUNDLES_FOLDER
 from appliance.bundles.bundles import Bundles
@@ -60,6 +61,7 @@ CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are 
 
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises ConfigError when it cannot listen or use its folders."""
+    give_back_freed_memory()
     recent = logs.configure(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_serve(settings, recent))
