@@ -87,7 +87,8 @@ def check_abilities(request: JobRequest, full_name: str, abilities: Sequence[str
         if wanted not in abilities or wanted in LACKED:
             is_full = wanted in ("tools", "insert")
             name = full_name if is_full else f'"{request.model}"'
-            raise UnsupportedError(f"{name} does not support {wanted}")
+            hint = "no engine of this release does yet" if wanted in abilities else ""
+            raise UnsupportedError(f"{name} does not support {wanted}", hint=hint)
 
 
 def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:

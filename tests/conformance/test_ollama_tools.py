@@ -2,6 +2,7 @@
 
 import ollama
 import pytest
+from pydantic import BaseModel
 
 from tests.fakes.scripted import NAME, calls, create_actor, says
 
@@ -101,6 +102,16 @@ def test_thinking_that_is_not_wanted_is_not_shown(client):
     """Also of a model that thinks all the same."""
     answer = client.chat(NAME, ask("<think>\nHm, well.\n</think>\n\nBlue."), think=False)
     assert (answer.message.thinking, answer.message.content) == (None, "Blue.")
+
+
+def test_a_form_behind_thinking(client):
+    class Sky(BaseModel):
+        blue: bool
+
+    written = "<think>\nHm.\n</think>\n\nnot JSON at all"
+    answer = client.chat(NAME, ask(written), format=Sky.model_json_schema())
+    assert answer.message.thinking == "Hm."
+    assert Sky.model_validate_json(answer.message.content) == Sky(blue=True)
 
 
 def test_thinking_of_generate(client):

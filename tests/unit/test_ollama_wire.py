@@ -213,6 +213,14 @@ def test_texts_of_refusals(fields, text):
     check_abilities(generate_job(prompt="a", suffix="x", think=True), "", ["insert", "thinking"])
 
 
+def test_a_model_that_could_see_is_told_from_one_that_cannot():
+    job = chat_job(messages=[{"role": "user", "images": ["aGk="]}])
+    for abilities, hint in (([], ""), (["vision"], "no engine of this release does yet")):
+        with pytest.raises(UnsupportedError) as caught:
+            check_abilities(job, "full/m:latest", abilities)
+        assert caught.value.hint == hint
+
+
 def test_everything_of_a_message_is_read():
     call = {"id": "call_1", "function": {"index": 0, "name": "now", "arguments": {"zone": "UTC"}}}
     job = chat_job(
