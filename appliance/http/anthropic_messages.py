@@ -16,13 +16,17 @@ from appliance.http.turns import JOINT, joined
 # Claude Code's first system block, not meant for the model; its hash is another in each request,
 # which would make the prefix cache useless (anthropics/claude-code#68900).
 _BILLING = "x-anthropic-billing-header:"
+MAX_BLOCKS = 32_768  # of all messages of a request: a third of a second to read
 _ROLES = ("user", "assistant", "system")  # no set: what is looked up may be any JSON
 
 Json = dict[str, Any]
 
 
 def conversation_of(system: str | list[Any], entries: Sequence[Any]) -> tuple[Message, ...]:
-    """All messages, the system's first; raises FieldError."""
+    """All messages, the system's first; raises BadRequestError."""
+    contents = (entry.get("content") for entry in entries if isinstance(entry, dict))
+    blocks = sum(len(content) for content in contents if isinstance(content, list))
+    check_count("messages.content", blocks, MAX_BLOCKS)
     messages: list[Message] = []
     if text := _system_text(system, "system"):
         messages.append(Message("system", text))

@@ -251,6 +251,8 @@ def test_too_much_of_it():
         job(messages=HELLO * 11)
     with pytest.raises(RequestTooLargeError, match="'stop_sequences' has 17"):
         job(stop_sequences=["x"] * 17)
+    with pytest.raises(RequestTooLargeError, match=r"'messages\.content' has 32769"):
+        job(messages=[user(*[text("x")] * 32_769)])
     with pytest.raises(RequestTooLargeError, match="'images' has 65"):
         job(messages=[user(*[IMAGE] * 65)])
     with pytest.raises(RequestTooLargeError, match="'tools' has 1000"):
