@@ -5,40 +5,41 @@ results become messages of their own. Turns of one role that follow each other a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from appliance.chat.events import Message, ToolCall
 from appliance.http.errors import FieldError, RefusedFieldError
-from appliance.http.tools_wire import calls_of, images_of, named_results
+from appliance.http.fields import check_count
+from appliance.http.tools_wire import MAX_IMAGES, calls_of, images_of, named_results
+from appliance.http.turns import JOINT, joined
 
 # Claude Code's first system block, not meant for the model; its hash is another in each request,
 # which would make the prefix cache useless (anthropics/claude-code#68900).
 _BILLING = "x-anthropic-billing-header:"
+MAX_BLOCKS = 32_768  # of all messages of a request: a third of a second to read
 _ROLES = ("user", "assistant", "system")  # no set: what is looked up may be any JSON
-_JOINT = "\n"  # between the blocks of one turn
 
 Json = dict[str, Any]
 
 
 def conversation_of(system: str | list[Any], entries: Sequence[Any]) -> tuple[Message, ...]:
-    """All messages, the system's first; raises FieldError."""
+    """All messages, the system's first; raises BadRequestError."""
+    contents = (entry.get("content") for entry in entries if isinstance(entry, dict))
+    blocks = sum(len(content) for content in contents if isinstance(content, list))
+    check_count("messages.content", blocks, MAX_BLOCKS)
     messages: list[Message] = []
     if text := _system_text(system, "system"):
         messages.append(Message("system", text))
     for number, entry in enumerate(entries):
-        for message in _turn(entry, f"messages.{number}"):
-            if messages and _continues(messages[-1], message):
-                messages[-1] = _joined(messages[-1], message)
-            else:
-                messages.append(message)
+        messages += _turn(entry, f"messages.{number}")
+    check_count("images", sum(len(message.images) for message in messages), MAX_IMAGES)
     if messages[-1].role == "assistant":
         raise RefusedFieldError(
             "messages",
             "the last message is the assistant's: a prefilled answer is not supported;"
             " the conversation must end with a user message",
         )
-    return named_results(messages)
+    return named_results(joined(messages, _ROLES))
 
 
 def _turn(entry: Any, place: str) -> list[Message]:
@@ -65,7 +66,7 @@ def _user(blocks: Sequence[tuple[str, str, Json]]) -> list[Message]:
 
     def end_text() -> None:
         if texts or images:
-            messages.append(Message("user", _JOINT.join(texts), images=tuple(images)))
+            messages.append(Message("user", JOINT.join(texts), images=tuple(images)))
             texts.clear()
             images.clear()
 
@@ -114,8 +115,8 @@ def _assistant(blocks: Sequence[tuple[str, str, Json]]) -> Message:
                 raise _unknown(kind, place)
     return Message(
         "assistant",
-        _JOINT.join(texts),
-        thinking=_JOINT.join(thoughts),
+        JOINT.join(texts),
+        thinking=JOINT.join(thoughts),
         tool_calls=tuple(calls),
     )
 
@@ -132,26 +133,36 @@ def _call(block: Json, place: str) -> ToolCall:
 def _result(block: Json, place: str) -> Message:
     """A tool's result; that it failed is said in words, as templates have no place for it."""
     content = block.get("content")
-    if content is None or isinstance(content, str):
-        text = content or ""
-    else:
-        text = _JOINT.join(_texts(content, f"{place}.content"))
+    call_id = _text(block, "tool_use_id", place)
+    texts, images = [], []
+    if isinstance(content, str):
+        texts.append(content)
+    elif content is not None:
+        for here, kind, part in _blocks(content, f"{place}.content"):
+            if kind == "image":
+                images.append(_image(part, here))
+            else:
+                texts.append(_only_text(part, kind, here))
     if block.get("is_error") is True:
-        text = f"Error: {text}"
-    return Message("tool", text, tool_call_id=_text(block, "tool_use_id", place))
+        texts.insert(0, "Error:")
+    return Message("tool", JOINT.join(texts), tool_call_id=call_id, images=tuple(images))
 
 
 def _system_text(content: Any, place: str) -> str:
     texts = [content] if isinstance(content, str) else list(_texts(content, place))
-    return _JOINT.join(text for text in texts if text and not text.startswith(_BILLING))
+    return JOINT.join(text for text in texts if text and not text.startswith(_BILLING))
 
 
 def _texts(content: Any, place: str) -> Iterator[str]:
     """The texts of blocks that may be nothing else."""
     for here, kind, block in _blocks(content, place):
-        if kind != "text":
-            raise _unknown(kind, here)
-        yield _text(block, "text", here)
+        yield _only_text(block, kind, here)
+
+
+def _only_text(block: Json, kind: str, place: str) -> str:
+    if kind != "text":
+        raise _unknown(kind, place)
+    return _text(block, "text", place)
 
 
 def _blocks(content: Any, place: str) -> Iterator[tuple[str, str, Json]]:
@@ -177,18 +188,4 @@ def _unknown(kind: str, place: str) -> FieldError:
     return RefusedFieldError(
         "messages",
         f"{place}: content of type {kind[:60]!r} is not supported here; send it as text",
-    )
-
-
-def _continues(before: Message, message: Message) -> bool:
-    return before.role == message.role != "tool"
-
-
-def _joined(before: Message, message: Message) -> Message:
-    return replace(
-        before,
-        content=_JOINT.join(filter(None, (before.content, message.content))),
-        thinking=_JOINT.join(filter(None, (before.thinking, message.thinking))),
-        tool_calls=before.tool_calls + message.tool_calls,
-        images=before.images + message.images,
     )

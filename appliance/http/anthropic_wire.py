@@ -17,7 +17,7 @@ from appliance.chat.events import JobRequest, Tool, ToolChoice
 from appliance.http.anthropic_messages import conversation_of
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import check_count, schema_constraint
-from appliance.http.tools_wire import tools_of
+from appliance.http.tools_wire import MAX_TOOLS, tools_of
 from engine.api import Constraint
 
 MAX_STOPS = 16
@@ -82,6 +82,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
             raise FieldError("messages", "messages is required: at least one message")
         check_count("messages", len(self.messages), max_messages)
         self._check_edits()
+        check_count("tools", len(self.tools), MAX_TOOLS)
         tools = tools_of([_openai_form(entry, n) for n, entry in enumerate(self.tools)])
         think = self._think()
         return JobRequest(

@@ -12,7 +12,8 @@ from appliance.chat.events import Message
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import check_count
 from appliance.http.openai_messages import ChatMessage
-from appliance.http.tools_wire import calls_of, named_results
+from appliance.http.tools_wire import MAX_IMAGES, calls_of, named_results
+from appliance.http.turns import joined
 
 # No sets: what is looked up may be any JSON.
 _ROLES = ("user", "assistant", "system", "developer")
@@ -29,14 +30,9 @@ def conversation_of(
     if isinstance(given, str):
         return (*first, Message("user", given))
     check_count("input", len(given), max_messages)
-    turns: list[Message] = []
-    for number, item in enumerate(given):
-        message = _message(item, f"input[{number}]")
-        if turns and turns[-1].role == message.role == "assistant":
-            turns[-1] = _joined(turns[-1], message)
-        else:
-            turns.append(message)
-    return named_results([*first, *turns])
+    messages = [_message(item, f"input[{number}]") for number, item in enumerate(given)]
+    check_count("images", sum(len(message.images) for message in messages), MAX_IMAGES)
+    return named_results([*first, *joined(messages, ("assistant",))])
 
 
 def _message(item: Any, place: str) -> Message:
@@ -113,12 +109,3 @@ def _of_parts(role: str, content: Any, place: str) -> Message:
         return ChatMessage(role=role, content=parts).to_message(place.removesuffix(".content"))
     except FieldError as error:
         raise FieldError("input", error.message) from error
-
-
-def _joined(before: Message, message: Message) -> Message:
-    return replace(
-        before,
-        content="\n".join(filter(None, (before.content, message.content))),
-        thinking="\n".join(filter(None, (before.thinking, message.thinking))),
-        tool_calls=before.tool_calls + message.tool_calls,
-    )

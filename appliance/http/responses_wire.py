@@ -15,10 +15,10 @@ import msgspec
 from appliance.access.shares import Share
 from appliance.chat.events import JobRequest
 from appliance.http.errors import FieldError, RefusedFieldError
-from appliance.http.fields import schema_constraint
+from appliance.http.fields import check_count, schema_constraint
 from appliance.http.openai_wire import DEFAULTS, EFFORTS
 from appliance.http.responses_items import conversation_of
-from appliance.http.tools_wire import tool_choice_of, tools_of
+from appliance.http.tools_wire import MAX_TOOLS, tool_choice_of, tools_of
 from engine.api import Constraint
 
 _WHOLE = "this box stores no answers: send the whole conversation as 'input'"
@@ -99,6 +99,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
             raise RefusedFieldError(
                 "text", "text.verbosity is not supported; say in 'instructions' how long it may be"
             )
+        check_count("tools", len(self.tools), MAX_TOOLS)
         tools = tools_of([_openai_form(tool, n) for n, tool in enumerate(self.tools)])
         return JobRequest(
             model=self.model,

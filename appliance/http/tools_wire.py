@@ -8,6 +8,7 @@ import binascii
 import json
 import re
 from base64 import b64decode
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -96,15 +97,15 @@ def named_results(messages: Sequence[Message]) -> tuple[Message, ...]:
     before it in their order: so Home Assistant sends them.
     """
     names: dict[str, str] = {}
-    waiting: list[str] = []
+    waiting: deque[str] = deque()
     named = []
     for message in messages:
         if message.role != "tool":
             names |= {call.id: call.name for call in message.tool_calls if call.id}
-            waiting = [call.name for call in message.tool_calls]
+            waiting = deque(call.name for call in message.tool_calls)
             named.append(message)
             continue
-        next_name = waiting.pop(0) if waiting else ""
+        next_name = waiting.popleft() if waiting else ""
         name = message.tool_name or names.get(message.tool_call_id, next_name)
         named.append(replace(message, tool_name=name))
     return tuple(named)

@@ -154,7 +154,7 @@ def test_results_of_two_calls_stay_apart():
 def test_a_tool_that_failed_says_so():
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": "no net", "is_error": True}
-    assert said(user(text("x")), assistant(call), user(result))[-1].content == "Error: no net"
+    assert said(user(text("x")), assistant(call), user(result))[-1].content == "Error:\nno net"
     empty = {"type": "tool_result", "tool_use_id": "t"}
     assert said(user(text("x")), assistant(call), user(empty))[-1].content == ""
 
@@ -171,6 +171,13 @@ def image_of(kind, data="aGk="):
 
 
 IMAGE = image_of("base64")
+
+
+def test_a_tool_may_show_an_image():
+    call = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [text("seen"), IMAGE]}
+    made = said(user(text("x")), assistant(call), user(result))
+    assert made[-1] == Message("tool", "seen", tool_name="look", tool_call_id="t", images=(b"hi",))
 
 
 def test_an_image_stands_beside_its_text():
@@ -244,6 +251,10 @@ def test_too_much_of_it():
         job(messages=HELLO * 11)
     with pytest.raises(RequestTooLargeError, match="'stop_sequences' has 17"):
         job(stop_sequences=["x"] * 17)
+    with pytest.raises(RequestTooLargeError, match=r"'messages\.content' has 32769"):
+        job(messages=[user(*[text("x")] * 32_769)])
+    with pytest.raises(RequestTooLargeError, match="'images' has 65"):
+        job(messages=[user(*[IMAGE] * 65)])
     with pytest.raises(RequestTooLargeError, match="'tools' has 1000"):
         job(tools=[TOOL] * 1000)
 
