@@ -8,7 +8,7 @@ and a test keeps the two equal.
 from dataclasses import dataclass
 
 from engine.errors import ModelFormatError
-from engine.gguf import GGMLType, Header
+from engine.gguf import GGMLType, Header, TensorInfo
 from engine.paged.arch import arch_spec
 from engine.paged.memory import (
     BLOCK_SIZE,
@@ -29,6 +29,7 @@ PAGED_TYPES = frozenset(
         *(GGMLType.IQ4_NL, GGMLType.IQ4_XS),
     }
 )
+WIDEST_PANEL = 48  # columns that paged/native/cpu.cpp lays together with the widest vectors
 _OTHER_TOWERS = ("v.", "mm.")  # an image encoder in the same file, which text does not need
 _NO_LIMIT = Room(1 << 62, 0, 0)
 
@@ -60,15 +61,16 @@ def paged_obstacle(header: Header) -> str:
 def paged_need(header: Header, context_length: int, *, on_gpu: bool) -> PagedNeed:
     """What the worker takes: all weights decoded, float32 on the CPU and bfloat16 on a GPU.
 
-    On a GPU the weights are an upper bound, since some types stay as they are encoded.
+    The weights are an upper bound: some types stay as they are encoded, on a GPU always, on the CPU
+    where a compiler is there to make the loops that read them.
     """
     type_bytes, rows, step_tokens = (
         (2, GPU_ROWS, GPU_STEP_TOKENS) if on_gpu else (4, CPU_ROWS, CPU_STEP_TOKENS)
     )
-    elements = header.parameter_count
+    elements = sum(_laid_out(tensor) for tensor in header.tensors)
     embedding = header.tensor("token_embd.weight")
     if embedding is not None and header.tensor("output.weight") is None:
-        elements += embedding.elements  # tied: one copy to look up, one laid out to multiply with
+        elements += _laid_out(embedding)  # tied: one to look up, one laid out to multiply with
     budget = plan_kv(
         context_length=context_length,
         max_running=rows,
@@ -84,3 +86,11 @@ def paged_need(header: Header, context_length: int, *, on_gpu: bool) -> PagedNee
         least_kv_bytes=least_blocks * BLOCK_SIZE * budget.bytes_per_token,
         compute_bytes=step_tokens * width * type_bytes + rows * header.vocab_size * 4 * 3,
     )
+
+
+def _laid_out(tensor: TensorInfo) -> int:
+    """Elements of a weight once its columns lie in panels, the last one filled up."""
+    if len(tensor.shape) != 2:
+        return tensor.elements
+    depth, columns = tensor.shape
+    return depth * -(-columns // WIDEST_PANEL) * WIDEST_PANEL

@@ -95,6 +95,7 @@ class Started:
     queue_ns: int
     load_ns: int
     slots: int  # requests that the model can serve at once
+    prompt_tokens: int = 0  # before the engine cut what does not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ class Rendered:
     """The prompt that would have run; the only event of a `render_only` job."""
 
     prompt: str
+    tokens: int = 0  # that it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,7 @@ class Done:
     context: tuple[int, ...] = ()  # prompt and output tokens of a Completion that was not raw
     tool_calls: int = 0  # how many the model made
     thinking_tokens: int = 0  # of the output tokens
+    stop_sequence: str = ""  # the stop string that ended the text, where one did
 
 
 Event = Started | Text | Thinking | CallStarted | CallArguments | CallDone | Rendered | Done

@@ -23,7 +23,7 @@ from appliance.chat.events import (
 )
 from appliance.chat.parse.families import choose_family
 from appliance.chat.parse.thinking import without_old_thinking
-from appliance.chat.plan import Plan, check_abilities, make_plan, offered_tools
+from appliance.chat.plan import Plan, abilities_of, check_abilities, make_plan, offered_tools
 from appliance.chat.prompt import (
     Measure,
     Prompt,
@@ -82,7 +82,7 @@ class ChatService:
                 return
             prompt, plan = await self._prompt(request, stored, lease.client)
             if request.render_only:
-                yield Rendered(prompt.text)
+                yield Rendered(prompt.text, len(prompt.tokens))
                 return
             run = Run(request, options, prompt, lease, began, plan)
             try:
@@ -136,7 +136,7 @@ class ChatService:
         header = await asyncio.to_thread(stored.header)
         if header.is_embedding:
             raise UnsupportedError(f'"{request.model}" does not support {kind}')
-        if offered_tools(request) or request.think:
+        if abilities_of(request):
             abilities = await asyncio.to_thread(stored.capabilities)
             check_abilities(request, stored.name.full, abilities)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.chat.events import JobRequest, Tool
+from appliance.chat.events import Completion, JobRequest, Tool
 from appliance.chat.parse.base import Parser
 from appliance.chat.parse.families import Family
 from appliance.chat.parse.thinking import PlainParser
@@ -19,6 +19,7 @@ from appliance.errors import BadRequestError, UnsupportedError
 from engine.api import Constraint
 
 MAX_TOOLS = 512
+LACKED = frozenset({"vision"})  # what a model may list and no engine of this release does
 _MAX_DEPTH = 64  # nested schemas, as the engines have it (engine/llama/schema.py)
 
 
@@ -64,12 +65,30 @@ def offered_tools(request: JobRequest) -> tuple[Tool, ...]:
     return () if choice.kind == "none" else tuple(tools)
 
 
+def abilities_of(request: JobRequest) -> list[str]:
+    """What the request asks of a model besides text, in Ollama's words and order of checks."""
+    if isinstance(request.work, Completion):
+        inserts, has_images = bool(request.work.suffix), bool(request.work.images)
+    else:
+        inserts, has_images = False, any(message.images for message in request.work or ())
+    wanted = {
+        "insert": inserts,
+        "tools": bool(offered_tools(request)),
+        "vision": has_images,
+        "thinking": bool(request.think),
+    }
+    return [ability for ability, is_wanted in wanted.items() if is_wanted]
+
+
 def check_abilities(request: JobRequest, full_name: str, abilities: Sequence[str]) -> None:
-    """Raise UnsupportedError for tools or thinking that the model has no place for."""
-    if offered_tools(request) and "tools" not in abilities:
-        raise UnsupportedError(f"{full_name} does not support tools")
-    if request.think and "thinking" not in abilities:
-        raise UnsupportedError(f'"{request.model}" does not support thinking')
+    """Raise UnsupportedError for what the model has no place for, in Ollama's words: there, tools
+    and insert name the model in full."""
+    for wanted in abilities_of(request):
+        if wanted not in abilities or wanted in LACKED:
+            is_full = wanted in ("tools", "insert")
+            name = full_name if is_full else f'"{request.model}"'
+            hint = "no engine of this release does yet" if wanted in abilities else ""
+            raise UnsupportedError(f"{name} does not support {wanted}", hint=hint)
 
 
 def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:

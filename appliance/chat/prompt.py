@@ -13,7 +13,6 @@ from appliance.chat.render.inputs import RenderInput
 from appliance.chat.render.template import ChatTemplate, render
 from appliance.errors import BadRequestError
 from appliance.library.stored import StoredModel
-from appliance.templates.facts import abilities_of
 
 Measure = Callable[[str], Awaitable[list[int]]]
 
@@ -58,6 +57,8 @@ class Template:
     def _think(self) -> bool | str | None:
         if self.think is not None:
             return self.think
+        from appliance.templates.facts import abilities_of  # heavy: only when one renders
+
         chosen = self.chosen
         return abilities_of(chosen.text, is_go=chosen.is_go).thinking or None
 

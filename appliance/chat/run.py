@@ -46,6 +46,7 @@ class Run:
     plan: Plan
     output: list[int] = field(default_factory=list)
     reason: FinishReason = FinishReason.STOP
+    stop_sequence: str = ""  # that ended the text
     _parser: Parser = field(init=False)
     _usages: list[Usage] = field(default_factory=list)  # of the sequences that ended
     _given: int = 0  # tokens of the prompt of the sequence that runs; 0: none runs
@@ -131,6 +132,7 @@ class Run:
             raise EngineError("the engine ended a request without saying what it cost")
         self._usages.append(last.usage)
         self._given = 0
+        self.stop_sequence = assembler.stopped_by or ""
         self.reason = FinishReason.STOP if assembler.stopped_by is not None else last.finish
         if is_first and self._next is None and last.finish is FinishReason.STOP:
             self._force_after_end(assembler)
@@ -259,6 +261,7 @@ class Run:
             queue_ns=lease.queue_ns,
             load_ns=lease.load_ns,
             slots=lease.client.info.slots,
+            prompt_tokens=len(self.prompt.tokens),
         )
 
     def done(self) -> Done:
@@ -282,6 +285,7 @@ class Run:
             context=(*self.prompt.tokens, *self.output) if has_context else (),
             tool_calls=self._calls,
             thinking_tokens=self._thinking_tokens,
+            stop_sequence=self.stop_sequence,
         )
 
 

@@ -3,6 +3,7 @@
 Knows the fields of Ollama's answers and the terminal's width; nothing of verbs and conversations.
 """
 
+import json
 import shutil
 import sys
 from contextlib import closing
@@ -38,6 +39,27 @@ class AnswerView:
         self._is_thinking = False
         self.content = ""
         self.thinking = ""
+        self.calls: list[Json] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing came yet."""
+        return not (self.content or self.thinking or self.calls)
+
+    def message(self) -> Json:
+        """What came, as the assistant's message in the conversation."""
+        told = {"thinking": self.thinking, "tool_calls": self.calls}
+        given = {name: value for name, value in told.items() if value}
+        return {"role": "assistant", "content": self.content} | given
+
+    def call(self, call: Json) -> None:
+        """Show a call of a tool, which nobody carries out here."""
+        self._stop_thinking()
+        self.calls.append(call)
+        function = call.get("function") or {}
+        arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+        begin = "\n" if self.content or len(self.calls) > 1 else ""
+        self._write(self._shown(f"{begin}{function.get('name', '')}({arguments})"))
 
     def feed(self, content: str, thinking: str) -> None:
         """Show the next piece; either part may be empty."""
@@ -93,13 +115,17 @@ def stream_answer(client: Client, path: str, body: Json, view: AnswerView) -> Js
             message = piece.get("message") or piece
             content = message.get("content") or message.get("response") or ""
             thinking = message.get("thinking") or ""
-            if content or thinking:
+            calls = message.get("tool_calls") or ()
+            if content or thinking or calls:
                 waiting.clear()
+            if content or thinking:
                 view.feed(content, thinking)
+            for call in calls:
+                view.call(call)
             last = piece
     if not last.get("done"):
         raise ClientError("the answer broke off: the stream ended without its last line")
-    if view.content or view.thinking:
+    if not view.is_empty:
         view.finish()
     return last
 

@@ -12,6 +12,7 @@ import click
 from appliance.cli.answer import AnswerView, stream_answer, timing_lines
 from appliance.cli.client import Client, ClientError, Json
 from appliance.cli.models import models_table
+from appliance.cli.pictures import find_pictures
 from appliance.cli.progress import Progress
 from appliance.cli.repl import (
     Ask,
@@ -100,23 +101,25 @@ class _Chat:
                 click.echo(models_table(self._client.get("/api/tags")), nl=False)
 
     def _ask(self, text: str) -> None:
-        self._session.messages.append({"role": "user", "content": text})
-        view = AnswerView(self._session.look)
+        session = self._session
+        asked = find_pictures(text, session.model, sees=session.sees, say=click.echo)
+        session.messages.append({"role": "user", "content": asked.text} | asked.fields())
+        view = AnswerView(session.look)
         try:
-            last = stream_answer(self._client, "/api/chat", self._session.chat_body(), view)
+            last = stream_answer(self._client, "/api/chat", session.chat_body(), view)
         except KeyboardInterrupt:
             last = {}
             view.finish()
         except ClientError:
-            self._session.messages.pop()
-            if view.content or view.thinking:
+            session.messages.pop()
+            if not view.is_empty:
                 view.finish()
             raise
-        if view.content:
-            self._session.messages.append({"role": "assistant", "content": view.content})
+        if view.content or view.calls:
+            session.messages.append(view.message())
         elif not last:  # aborted before the first word: as if never asked
-            self._session.messages.pop()
-        if self._session.verbose:
+            session.messages.pop()
+        if session.verbose:
             click.echo(timing_lines(last), err=True, nl=False)
 
     def _load(self, name: str) -> None:
@@ -128,12 +131,14 @@ class _Chat:
                 raise
             click.echo(f"Couldn't find model '{name}'")
             return
-        before = self._session.model, self._session.preset, self._session.messages
-        self._session.restart_with(name, info.get("messages") or [])
+        session = self._session
+        before = session.model, session.preset, session.sees, session.messages
+        sees = "vision" in (info.get("capabilities") or ())
+        session.restart_with(name, info.get("messages") or [], sees=sees)
         try:
-            _load(self._client, self._session)
+            _load(self._client, session)
         except (ClientError, KeyboardInterrupt):
-            self._session.model, self._session.preset, self._session.messages = before
+            session.model, session.preset, session.sees, session.messages = before
             raise
 
     def _save(self, name: str) -> None:

@@ -13,6 +13,7 @@ Available Commands:
   /? shortcuts    Help for keyboard shortcuts
 
 Use \""" to begin a multi-line message.
+Write the path of an image, such as ./cat.png, to show it to a model that can see.
 """
 
 SET_HELP = """\

@@ -9,6 +9,7 @@ import click
 
 from appliance.cli.answer import AnswerView, Look, stream_answer, timing_lines
 from appliance.cli.client import Client, ClientError, Json
+from appliance.cli.pictures import find_pictures
 from appliance.cli.session import Session, Think, Wishes
 from appliance.cli.transfer import allows_insecure, pull_model
 from appliance.cli.verb import connects
@@ -121,13 +122,17 @@ def run(
         return
     if given_cuts:
         raise click.UsageError(f"--{next(iter(given_cuts))} is for embedding models")
+    sees = "vision" in capabilities
     if has_terminal and not prompt:
         from appliance.cli.chat import converse
 
-        session = Session(name, wishes, look, verbose=verbose, preset=info.get("messages") or [])
+        preset = info.get("messages") or []
+        session = Session(name, wishes, look, verbose=verbose, sees=sees, preset=preset)
         converse(client, session)
         return
-    _answer_once(client, {"model": name, "prompt": text} | wishes.fields(), look, verbose=verbose)
+    asked = find_pictures(text, name, sees=sees, say=lambda note: click.echo(note, err=True))
+    body = {"model": name, "prompt": asked.text} | asked.fields() | wishes.fields()
+    _answer_once(client, body, look, verbose=verbose)
 
 
 def _piped_text() -> list[str]:

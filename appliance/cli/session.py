@@ -32,6 +32,7 @@ class Session:
     wishes: Wishes = field(default_factory=Wishes)
     look: Look = field(default_factory=Look)
     verbose: bool = False
+    sees: bool = False  # whether the model takes images
     system: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     preset: list[Json] = field(default_factory=list)
@@ -69,6 +70,6 @@ class Session:
             body["messages"] = self.preset + self.messages
         return body
 
-    def restart_with(self, model: str, preset: list[Json]) -> None:
+    def restart_with(self, model: str, preset: list[Json], *, sees: bool) -> None:
         """Begin a new conversation with another model; settings stay."""
-        self.model, self.preset, self.messages = model, preset, []
+        self.model, self.preset, self.sees, self.messages = model, preset, sees, []

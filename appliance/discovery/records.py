@@ -13,7 +13,7 @@ OLLAMA = "_ollama._tcp.local."
 OPENAI = "_openai._tcp.local."
 HTTP = "_http._tcp.local."
 
-API = ("ollama", "openai")  # dialects that this release speaks
+API = ("ollama", "openai", "anthropic")  # dialects that this release speaks
 CAPABILITIES = ("chat", "embed")  # what it can do, with the right model
 HOST_TTL_S = 120
 # PTR and TXT too, against the usual 75 minutes: a box that lost its power is gone from lists soon.

@@ -64,10 +64,10 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/v2/"): _CHAT,  # and share_models, see registry.py
     ("GET", "/v2/{namespace}/{model}/manifests/{reference}"): _CHAT,
     ("GET", "/v2/{namespace}/{model}/blobs/{digest}"): _CHAT,
-    # answered by "not yet"
     ("POST", "/v1/responses"): _CHAT,
     ("POST", "/v1/messages"): _CHAT,
     ("POST", "/v1/messages/count_tokens"): _CHAT,
+    # answered by "not yet"
     ("POST", "/v1/audio/transcriptions"): _CHAT,
     ("POST", "/v1/rerank"): _CHAT,
     ("POST", "/api/rerank"): _CHAT,

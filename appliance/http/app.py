@@ -22,6 +22,7 @@ from appliance.device.device import Device
 from appliance.discovery.discovery import Discovery
 from appliance.http import (
     admin,
+    anthropic,
     blobs,
     device,
     doctor,
@@ -36,6 +37,7 @@ from appliance.http import (
     openai,
     page,
     registry,
+    responses,
     scrub,
     support,
     tls,
@@ -92,7 +94,6 @@ from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
 _NOT_YET = (
-    *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
     *("/v1/audio/transcriptions", "/v1/rerank", "/api/rerank", "/api/tokenize", "/api/detokenize"),
 )
 
@@ -176,8 +177,8 @@ def _rules(settings: Settings) -> Rules:
 def all_routes() -> list[web.RouteDef]:
     """Every route that there is; `access.py` says what each needs."""
     not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
-    known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_registry_routes()]
-    return [*known, *not_yet]
+    known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_anthropic_routes()]
+    return [*known, *_registry_routes(), *not_yet]
 
 
 def _own_routes() -> list[web.RouteDef]:
@@ -251,8 +252,16 @@ def _openai_routes() -> list[web.RouteDef]:
         web.post("/v1/chat/completions", openai.chat_completions),
         web.post("/v1/completions", openai.completions),
         web.post("/v1/embeddings", openai.embeddings),
+        web.post("/v1/responses", responses.responses),
         web.get("/v1/models", openai.models),
         web.get("/v1/models/{model:.+}", openai.model),
+    ]
+
+
+def _anthropic_routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/messages", anthropic.messages),
+        web.post("/v1/messages/count_tokens", anthropic.count_tokens),
     ]
 
 

@@ -97,6 +97,7 @@ INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 CALLER = web.RequestKey("CALLER", Caller)
 FIELDS = web.RequestKey("FIELDS", dict[str, Any])  # what the log line says about the request
 FAILURE = web.RequestKey("FAILURE", Exception)  # what broke a stream that had already started
+REQUEST_ID = web.RequestKey("REQUEST_ID", str)  # of requests in Anthropic's dialect
 IS_GONE = web.RequestKey("IS_GONE", bool)  # the client left or stopped reading in mid-stream
 
 

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 
 from aiohttp import web
 
-from appliance.chat.events import Done, Event, Started, Text
+from appliance.chat.events import CallStarted, Done, Event, Started, Text, Thinking
 from appliance.errors import DigestMismatchError, DownloadCorruptError
 from appliance.http.context import METRICS
 from appliance.library.names import ModelName
@@ -18,6 +18,7 @@ from appliance.trust.errors import TrustError
 _CLASSES = {
     **dict.fromkeys(("/api/chat", "/api/generate"), "generate"),
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/messages"), "generate"),
+    "/v1/responses": "generate",
     **dict.fromkeys(("/api/embed", "/api/embeddings", "/v1/embeddings"), "embed"),
     **dict.fromkeys(("/api/tags", "/api/ps", "/api/show", "/v1/models"), "list"),
     "/v1/models/{model}": "list",
@@ -26,7 +27,13 @@ _CLASSES = {
     **dict.fromkeys(("/healthz", "/readyz", "/metrics", "/api/version", "/api/status"), "probe"),
     "/": "page",
 }
-_DIALECTS = {"/api/": "ollama", "/v1/": "openai", "/hearth/": "hearth", "/v2/": "registry"}
+_DIALECTS = {  # by the beginning of the path; the first that fits
+    "/api/": "ollama",
+    "/v1/messages": "anthropic",
+    "/v1/": "openai",
+    "/hearth/": "hearth",
+    "/v2/": "registry",
+}
 
 
 def note_request(request: web.Request, status: int, elapsed_s: float) -> None:
@@ -77,12 +84,15 @@ class JobClock:
         if not self._model:
             self._model = _label(metrics, self._typed)
         match event:
-            case Text(tokens=tokens):
+            case Text(tokens=tokens) | Thinking(tokens=tokens):
                 if not self._last:
                     metrics.first_token_s.observe(now - self._came, self._model)
                 elif tokens:
                     between_s = (now - self._last) / tokens
                     metrics.between_tokens_s.observe(between_s, self._model, count=tokens)
+                self._last = now
+            case CallStarted() if not self._last:  # the answer begins with a call
+                metrics.first_token_s.observe(now - self._came, self._model)
                 self._last = now
             case Started(queue_ns=queue_ns):
                 metrics.queue_s.observe(queue_ns / 1e9, self._model)

@@ -34,6 +34,7 @@ TLS_SHARE = 4  # one connection over TLS costs as much memory as several plain o
 LINGER_S = 2.0  # for the rest of a body whose request was refused, so that the answer is read
 RETRY_AFTER_S = 5  # what a refused client is told
 EXHAUSTED_PAUSE_S = 0.1
+UNSENT_BYTES = 128 * 1024  # what the kernel holds of an answer beyond what is on its way
 QUIET_S = 60.0  # between two log lines about the same trouble
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -147,11 +148,14 @@ class Door:
             return
         self._held[address] += 1
         visitor = Visitor(self, self._server, address, self._limits)
-        unread_ms = max(1, int(self._limits.unread_s * 1000))
+        # A stream's own limit comes first and tells why in the log; this is for what is left then.
+        unread_ms = max(1, int(2 * self._limits.unread_s * 1000))
         timeout_s = None if self._context is None else HANDSHAKE_TIMEOUT_S
         try:
             # The kernel gives up on a peer that takes nothing, which close() alone waits for.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
+            # What it does not take is to wait here, where a stream sees it, not in the kernel.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: visitor, connection, ssl=self._context, ssl_handshake_timeout=timeout_s
             )

@@ -4,7 +4,7 @@ The only place that knows which class of error has which status. Handlers raise;
 the stream writer, our two boundaries, come here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -17,6 +17,8 @@ from appliance.errors import ApplianceError, BadRequestError, UnsupportedError
 from appliance.trust.errors import PolicyRefusedError, TrustError
 from engine import errors as engine_errors
 from engine.errors import EngineError
+
+ANTHROPIC_VERSION = "anthropic-version"  # a header of every request of Anthropic's clients
 
 
 class FieldError(BadRequestError):
@@ -82,16 +84,23 @@ class Dialect(Enum):
 
     OLLAMA = "ollama"  # also our own paths
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
     @classmethod
-    def of(cls, path: str) -> "Dialect":
-        return cls.OPENAI if path == "/v1" or path.startswith("/v1/") else cls.OLLAMA
+    def of(cls, path: str, headers: Container[str] = ()) -> "Dialect":
+        """By the path; the list of models has one in two dialects, told apart by a header."""
+        if not (path == "/v1" or path.startswith("/v1/")):
+            return cls.OLLAMA
+        first = path.split("/")[2:3]
+        if first == ["messages"] or (first == ["models"] and ANTHROPIC_VERSION in headers):
+            return cls.ANTHROPIC
+        return cls.OPENAI
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     status: int
-    type: str  # OpenAI's `error.type`
+    type: str  # OpenAI's and Anthropic's `error.type`
     ollama_status: int = 0  # where Ollama's differs
 
 
@@ -128,6 +137,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     EngineError: _Row(500, "api_error"),
     Exception: _Row(500, "api_error"),
 }
+_ANTHROPIC_OVERLOADED = 529  # (Anthropic API, errors)
 _RETRY_AFTER_S = 1  # where the error itself makes no guess
 _JSON = "application/json; charset=utf-8"  # Ollama's own answers
 _PLAIN_JSON = "application/json"  # OpenAI's, exactly so in Ollama too
@@ -150,20 +160,29 @@ class Problem:
         """Whether it is our own fault, so that the log should show where."""
         return self.status == 500 and self.type == "api_error"
 
-    def body(self, dialect: Dialect) -> bytes:
-        """The JSON object, also as the last event of a stream that had already started."""
+    def body(self, dialect: Dialect, request_id: str = "") -> bytes:
+        """The JSON object, also as the last event of a stream that had already started.
+
+        `request_id` is Anthropic's, which other dialects have no place for.
+        """
+        text = f"{self.message} ({self.hint})" if self.hint else self.message
+        if dialect is Dialect.ANTHROPIC:
+            named = {"request_id": request_id} if request_id else {}
+            kind = "request_too_large" if self.status == 413 else self.type
+            error = {"type": kind, "message": text}
+            return msgspec.json.encode({"type": "error", "error": error} | named)
         if dialect is Dialect.OPENAI:
-            text = f"{self.message} ({self.hint})" if self.hint else self.message
             inner = {"message": text, "type": self.type, "param": self.param, "code": self.code}
             return msgspec.json.encode({"error": inner})
         outer = {"error": self.message, "code": self.code}
         return msgspec.json.encode(outer | ({"hint": self.hint} if self.hint else {}))
 
-    def response(self, dialect: Dialect) -> web.Response:
+    def response(self, dialect: Dialect, request_id: str = "") -> web.Response:
         """The whole answer, when nothing was sent yet."""
-        content_type = _PLAIN_JSON if dialect is Dialect.OPENAI else _JSON
+        content_type = _JSON if dialect is Dialect.OLLAMA else _PLAIN_JSON
         headers = {**self.headers, "Content-Type": content_type}
-        return web.Response(status=self.status, headers=headers, body=self.body(dialect))
+        body = self.body(dialect, request_id)
+        return web.Response(status=self.status, headers=headers, body=body)
 
 
 def problem_of(error: BaseException, dialect: Dialect) -> Problem:
@@ -174,16 +193,21 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
     status = row.ollama_status if dialect is Dialect.OLLAMA and row.ollama_status else row.status
     if not isinstance(error, ApplianceError | EngineError):
         return Problem(500, row.type, "internal_error", "internal error; the log has the details")
+    if dialect is Dialect.ANTHROPIC and row.type == "overloaded_error":
+        status = _ANTHROPIC_OVERLOADED
     headers: dict[str, Any] = {}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="hearth"'  # RFC 6750, 3
     if row.type in {"overloaded_error", "rate_limit_error"}:
         headers["Retry-After"] = str(getattr(error, "retry_after_s", _RETRY_AFTER_S))
+    message = str(error)
+    if dialect is Dialect.ANTHROPIC and isinstance(error, engine_errors.ContextLengthError):
+        message = f"prompt is too long: {message}"  # at these words coding agents compact
     return Problem(
         status=status,
         type=row.type,
         code=error.code,
-        message=str(error),
+        message=message,
         hint=getattr(error, "hint", ""),
         param=getattr(error, "field_name", None),
         headers=headers,

@@ -59,7 +59,7 @@ def schema_constraint(schema: Mapping[str, Any]) -> Constraint:
         raise RequestTooLargeError(
             f"the JSON schema has {len(source)} bytes, {MAX_SCHEMA_BYTES} are allowed"
         )
-    if _depth(schema) > MAX_SCHEMA_DEPTH:
+    if depth_of(schema) > MAX_SCHEMA_DEPTH:
         raise RequestTooLargeError(
             f"the JSON schema is nested deeper than the {MAX_SCHEMA_DEPTH} levels allowed"
         )
@@ -75,6 +75,13 @@ def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
+def budget_of(field: str, tokens: int | None) -> int | None:
+    """Most tokens of thinking, if there is a limit of its own."""
+    if tokens is not None and tokens < 1:
+        raise FieldError(field, f"{field} must be 1 or more tokens, not {tokens}")
+    return tokens
+
+
 def token_ids_of(field: str, ids: Sequence[int]) -> tuple[int, ...]:
     """Token ids that at least could be some vocabulary's."""
     if any(not 0 <= token_id <= MAX_TOKEN_ID for token_id in ids):
@@ -88,7 +95,7 @@ def check_count(field: str, count: int, limit: int) -> None:
         raise RequestTooLargeError(f"'{field}' has {count} entries, {limit} are allowed")
 
 
-def _depth(value: Any) -> int:
+def depth_of(value: Any) -> int:
     """Levels of nesting; the value itself is bounded by the body's own limit."""
     depth, level = 0, [value]
     while level:

@@ -18,7 +18,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 COMPUTES = frozenset(
     {
         *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
+        *("/v1/messages", "/v1/messages/count_tokens"),
     }
 )
 _FREE = frozenset(

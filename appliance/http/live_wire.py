@@ -15,6 +15,7 @@ from aiohttp import web
 
 from appliance.chat.options import merge
 from appliance.discovery.discovery import Word
+from appliance.discovery.records import API
 from appliance.errors import ApplianceError
 from appliance.hardware import read_memory
 from appliance.http import doctor
@@ -84,7 +85,7 @@ async def box(app: web.Application) -> dict[str, Any]:
         "name": own.instance_name,
         "addresses": box_urls(app),
         "loopback": is_loopback(settings.address[0]),
-        "dialects": ["ollama", "openai"],
+        "dialects": list(API),
         "version": version(),
         "engine": settings.engine,
         "state": "draining" if state.draining else "ready",

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.chat.events import Done, Event, Started, Text
+from appliance.chat.events import CallStarted, Done, Event, Started, Text, Thinking
 from appliance.logs import Fields
 from engine.errors import EngineCrashedError
 
@@ -16,7 +16,7 @@ def note_event(fields: dict[str, Any], event: Event, elapsed_s: float) -> None:
     match event:
         case Started(queue_position=position, queue_ns=queue_ns):
             fields |= {"queue_pos": position, "queue_ms": queue_ns // 1_000_000}
-        case Text():
+        case Text() | Thinking() | CallStarted():
             if "ttft_ms" not in fields:
                 fields["ttft_ms"] = round(elapsed_s * 1000)
         case Done():

@@ -4,6 +4,7 @@ In this order, so that a refusal is logged and has the dialect's shape like any 
 question for the scope (access.py) comes between guard and drain.
 """
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 
@@ -18,6 +19,7 @@ from appliance.http.context import (
     GUARD,
     IS_GONE,
     METRICS,
+    REQUEST_ID,
     SETTINGS,
     STATE,
 )
@@ -29,17 +31,20 @@ from appliance.http.malformed import require_plain_request
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 QUEUE_HEADER = "X-Hearth-Queue-Position"  # requests that had their turn before this one
+ID_HEADER = "request-id"  # Anthropic's, for whoever asks what became of a request
 CLIENT_GONE = 499  # nginx's number; nobody reads it but the log
 # Answered also while the service stops, so that probes and people can see what it does.
 _ALWAYS = frozenset({"/", "/healthz", "/readyz", "/api/version", "/hearth/v1/status"})
 PAGE_FILES = "/static/"
 _API = ("/api/", "/v1/", "/v2/", "/hearth/")
+_EXPOSED = f"Retry-After, {QUEUE_HEADER}, {ID_HEADER}"
 _PREFLIGHT_S = 600
 # Ollama's list (server/routes.go); the x-stainless headers are those of OpenAI's packages.
 _ALLOWED_HEADERS = ", ".join(
     [
         *("Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With"),
         *("x-api-key", "anthropic-version", "anthropic-beta"),
+        "anthropic-dangerous-direct-browser-access",  # which its package sends from every page
         *(
             "OpenAI-Beta",
             "x-stainless-arch",
@@ -58,6 +63,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Log every request once and turn whatever it raised into an answer (error boundary)."""
     started = time.monotonic()
     fields = request[FIELDS] = {}
+    if Dialect.of(request.path, request.headers) is Dialect.ANTHROPIC:
+        fields["id"] = request[REQUEST_ID] = f"req_{secrets.token_hex(12)}"
     status = CLIENT_GONE  # unless something else happens: cancelled, or the connection broke
     failure: Exception | None = None
     try:
@@ -132,10 +139,12 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     position = request.get(FIELDS, {}).get("queue_pos")
     if position is not None:
         response.headers[QUEUE_HEADER] = str(position)
+    if (request_id := request.get(REQUEST_ID)) is not None:
+        response.headers[ID_HEADER] = request_id
     caller = request.get(CALLER)
     if caller is not None and caller.origin is not OriginKind.NONE:
         response.headers["Access-Control-Allow-Origin"] = caller.origin_text
-        response.headers["Access-Control-Expose-Headers"] = f"Retry-After, {QUEUE_HEADER}"
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
         own = response.headers.get("Vary")
         response.headers["Vary"] = f"{own}, Origin" if own else "Origin"
 
@@ -148,12 +157,12 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
     """The error as an answer in the dialect of the path; an unknown page outside is plain text."""
     if isinstance(error, web.HTTPNotFound) and not request.path.startswith(_API):
         return web.Response(status=404, text="404 page not found")
-    dialect = Dialect.of(request.path)
-    return problem_of(error, dialect).response(dialect)
+    dialect = Dialect.of(request.path, request.headers)
+    return problem_of(error, dialect).response(dialect, request.get(REQUEST_ID, ""))
 
 
 def _note_failure(request: web.Request, error: Exception) -> None:
-    problem: Problem = problem_of(error, Dialect.of(request.path))
+    problem: Problem = problem_of(error, Dialect.of(request.path, request.headers))
     request[FIELDS]["error"] = problem.code
     note_failure(request.app[METRICS], error)
     if problem.needs_traceback:

@@ -3,7 +3,6 @@
 Source: Ollama API, /api/generate, /api/chat, /api/embed, /api/embeddings.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -11,16 +10,16 @@ import msgspec
 from aiohttp import web
 
 from appliance.access.caller import Scope
-from appliance.chat.events import Done, Embeddings, EmbedRequest, Event, JobRequest, Text
-from appliance.errors import ModelNameError, ModelNotFoundError, UnsupportedError
+from appliance.chat.events import Embeddings, EmbedRequest, Event, JobRequest
+from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http import ollama_answers as answers
 from appliance.http import ollama_wire as wire
 from appliance.http.access import require, require_model
 from appliance.http.body import read_json
-from appliance.http.context import CHAT, FIELDS, LIBRARY, METRICS, SETTINGS
+from appliance.http.context import CHAT, FIELDS, METRICS, SETTINGS
 from appliance.http.counting import note_embeddings
 from appliance.http.limits import check_options, share_of
 from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
-from appliance.library.names import ModelName
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -30,8 +29,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.GenerateRequest)
     body.check()
     job = body.to_job(share_of(request))
-    await _require_ability(request, body.model, body.refused_ability())
-    return await _answer(request, job, wire.generate_answer, streams=body.stream)
+    return await _answer(request, job, answers.generate_answer, streams=body.stream)
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
@@ -39,8 +37,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, wire.ChatRequest)
     body.check()
     job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
-    await _require_ability(request, body.model, body.refused_ability())
-    return await _answer(request, job, wire.chat_answer, streams=body.stream)
+    return await _answer(request, job, answers.chat_answer, streams=body.stream)
 
 
 async def embed(request: web.Request) -> web.StreamResponse:
@@ -86,22 +83,8 @@ def json_response(body: object, status: int = 200) -> web.Response:
     return web.Response(status=status, headers=headers, body=msgspec.json.encode(body))
 
 
-async def _require_ability(request: web.Request, typed: str, ability: str | None) -> None:
-    """Refuse what this release cannot do, in Ollama's order: an unknown model comes first."""
-    if ability is None:
-        return
-    request[FIELDS]["model"] = typed
-    require_model(request, typed)
-    try:
-        name = ModelName.parse(typed)
-        stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(typed) from error
-    raise UnsupportedError(wire.refusal(ability, typed, stored.name))
-
-
 async def _answer(
-    request: web.Request, job: JobRequest, encode: wire.Encode, *, streams: bool
+    request: web.Request, job: JobRequest, encode: answers.Encode, *, streams: bool
 ) -> web.StreamResponse:
     if job.work is None and job.keep_alive == 0:
         require(request, Scope.MANAGE)  # it would unload what others use
@@ -111,25 +94,20 @@ async def _answer(
     folded = await fold(run_job(request, job))
     if folded.rendered is not None:
         info = {"rendered_template": folded.rendered}
-        return json_response(encode(job.model, "", False, {"_debug_info": info}))
+        return json_response(encode(job.model, answers.NOTHING, False, {"_debug_info": info}))
     assert folded.done is not None
-    logprobs = wire.logprobs_of(folded.logprobs, job.logprobs or 0)
-    extra = {**wire.metrics_of(folded.done), "logprobs": logprobs}
-    return json_response(encode(job.model, folded.text, True, extra))
+    said = answers.Said(folded.text, folded.thinking, folded.calls)
+    found = [*folded.thinking_logprobs, *folded.logprobs]
+    logprobs = answers.logprobs_of(found, job.logprobs or 0)
+    extra = {**answers.metrics_of(folded.done), "logprobs": logprobs}
+    return json_response(encode(job.model, said, True, extra))
 
 
 async def _documents(
-    events: AsyncGenerator[Event, None], job: JobRequest, encode: wire.Encode
+    events: AsyncGenerator[Event, None], job: JobRequest, encode: answers.Encode
 ) -> AsyncGenerator[bytes, None]:
     """The lines of a stream."""
     async with aclosing(events):
         async for event in events:
-            match event:
-                case Text(text=text, logprobs=found):
-                    extra = {"logprobs": wire.logprobs_of(found, job.logprobs or 0)}
-                    yield msgspec.json.encode(encode(job.model, text, False, extra))
-                case Done():
-                    last = encode(job.model, "", True, wire.metrics_of(event))
-                    yield msgspec.json.encode(last)
-                case _:
-                    pass  # Started only feeds the log and the header; Rendered never streams
+            if (line := answers.line_of(event, job, encode)) is not None:
+                yield msgspec.json.encode(line)

@@ -1,37 +1,40 @@
-"""Ollama's bodies of generate, chat and embed: parsed here, and answered in the same shapes.
+"""Ollama's bodies of generate, chat and embed, translated into jobs.
 
-Source: Ollama API, api/types.go and server/routes.go. Unknown keys are ignored as Ollama does;
-fields of abilities that this release lacks are refused by name (`refused_ability`).
+Source: Ollama API, api/types.go and server/routes.go. Unknown keys are ignored as Ollama does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
-from time import time_ns
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from appliance.access.shares import Share
-from appliance.chat.events import Completion, Done, EmbedRequest, JobRequest, Message
+from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.errors import BadRequestError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
+    budget_of,
     check_count,
     constraint_of,
     keep_alive_of,
     options_of,
     token_ids_of,
 )
-from appliance.library.names import ModelName
-from engine.api import TokenLogprob
+from appliance.http.tools_wire import (
+    MAX_IMAGES,
+    calls_of,
+    images_of,
+    named_results,
+    tool_choice_of,
+    tools_of,
+)
 
 MAX_INPUTS = 4096
-THINK_LEVELS = ("high", "medium", "low", "max")
+THINK_LEVELS = {"high": "high", "medium": "medium", "low": "low", "max": "high"}
 
 
 class _Common(msgspec.Struct, kw_only=True):
-    """What generate and chat share."""
+    """What generate and chat share. `thinking_budget` is ours: most tokens of thinking."""
 
     model: str = ""
     stream: bool = True
@@ -39,6 +42,7 @@ class _Common(msgspec.Struct, kw_only=True):
     keep_alive: Any = None
     options: dict[str, Any] = {}
     think: Any = None
+    thinking_budget: int | None = None
     truncate: bool = True
     shift: bool = True
     logprobs: bool = False
@@ -66,12 +70,20 @@ class _Common(msgspec.Struct, kw_only=True):
             options=options_of(self.options),
             constraint=constraint_of(self.format),
             keep_alive=keep_alive_of(self.keep_alive),
+            think=self._think(),
+            thinking_budget=budget_of("thinking_budget", self.thinking_budget),
             truncate=self.truncate,
             shift=self.shift,
             logprobs=self.top_logprobs if self.logprobs else None,
             render_only=self.render_only,
             share=share,
         )
+
+    def _think(self) -> bool | str | None:
+        """The level of `max` is the highest that models know."""
+        if self.think is None or isinstance(self.think, bool):
+            return self.think
+        return THINK_LEVELS[self.think]
 
 
 class GenerateRequest(_Common, kw_only=True):
@@ -90,13 +102,10 @@ class GenerateRequest(_Common, kw_only=True):
         if self.raw and (self.template or self.system or self.context):
             raise BadRequestError("raw mode does not support template, system, or context")
 
-    def refused_ability(self) -> str | None:
-        """An ability that the request needs and this release lacks."""
-        return "insert" if self.suffix else _ability(bool(self.images), self.think)
-
     def to_job(self, share: Share) -> JobRequest:
         """An empty prompt only loads the model, or unloads it (Ollama API, generate)."""
         work = None
+        check_count("images", len(self.images), MAX_IMAGES)
         if self.prompt:
             work = Completion(
                 prompt=self.prompt,
@@ -104,42 +113,59 @@ class GenerateRequest(_Common, kw_only=True):
                 system=self.system or None,
                 template=self.template or None,
                 context=token_ids_of("context", self.context),
+                suffix=self.suffix,
+                images=images_of(self.images, "images"),
             )
         return self.job(work, share)
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
-    """One message of POST /api/chat. `thinking` of earlier turns is dropped, as templates do."""
+    """One message of POST /api/chat."""
 
     role: str = ""
     content: str | None = None
+    thinking: str | None = None
     images: list[str] | None = None
     tool_calls: list[Any] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
+
+    def to_message(self, place: str) -> Message:
+        """`place` names the message for errors; raises BadRequestError."""
+        return Message(
+            self.role.lower(),
+            self.content or "",
+            thinking=self.thinking or "",
+            tool_calls=calls_of(self.tool_calls, place),
+            tool_name=self.tool_name or "",
+            tool_call_id=self.tool_call_id or "",
+            images=images_of(self.images, f"{place}.images"),
+        )
 
 
 class ChatRequest(_Common, kw_only=True):
-    """POST /api/chat."""
+    """POST /api/chat. `tool_choice` is ours, in OpenAI's form."""
 
     messages: list[ChatMessage] = []
     tools: list[Any] = []
+    tool_choice: Any = None
 
     def check(self) -> None:
         if not self.model:
             raise BadRequestError("model is required")
         super().check()
 
-    def refused_ability(self) -> str | None:
-        """An ability that the request needs and this release lacks."""
-        if self.tools or any(m.tool_calls or m.tool_name for m in self.messages):
-            return "tools"
-        return _ability(any(m.images for m in self.messages), self.think)
-
     def to_job(self, share: Share, max_messages: int) -> JobRequest:
         """No messages only load the model, or unload it (Ollama API, chat)."""
         check_count("messages", len(self.messages), max_messages)
-        messages = tuple(Message(m.role.lower(), m.content or "") for m in self.messages)
-        return self.job(messages or None, share)
+        check_count("images", sum(len(m.images or ()) for m in self.messages), MAX_IMAGES)
+        messages = [m.to_message(f"messages[{n}]") for n, m in enumerate(self.messages)]
+        tools = tools_of(self.tools)
+        return replace(
+            self.job(named_results(messages) or None, share),
+            tools=tools,
+            tool_choice=tool_choice_of(self.tool_choice, tools),
+        )
 
 
 class EmbedBody(msgspec.Struct, kw_only=True):
@@ -196,85 +222,3 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
             normalize=False,
             share=share,
         )
-
-
-def refusal(ability: str, typed: str, name: ModelName) -> str:
-    """Ollama's text for a model that lacks an ability; tools and insert name the model in full."""
-    if ability in {"tools", "insert"}:
-        return f"{name.full} does not support {ability}"
-    return f'"{typed}" does not support {ability}'
-
-
-def _ability(has_images: bool, think: Any) -> str | None:
-    if has_images:
-        return "vision"
-    return "thinking" if think else None
-
-
-# -- answers --------------------------------------------------------------------------------
-
-Answer = dict[str, Any]
-Encode = Callable[[str, str, bool, Mapping[str, Any]], Answer]
-
-
-def generate_answer(model: str, text: str, done: bool, extra: Mapping[str, Any]) -> Answer:
-    """One object of /api/generate, streamed or not."""
-    head = {"model": model, "created_at": timestamp(time_ns()), "response": text, "done": done}
-    return head | _set(extra)
-
-
-def chat_answer(model: str, text: str, done: bool, extra: Mapping[str, Any]) -> Answer:
-    """One object of /api/chat, streamed or not; `content` is always there."""
-    reply = {"role": "assistant", "content": text}
-    head = {"model": model, "created_at": timestamp(time_ns()), "message": reply, "done": done}
-    return head | _set(extra)
-
-
-def metrics_of(done: Done) -> dict[str, Any]:
-    """The last object's fields. Durations are nanoseconds; the queue's and the cache's are ours."""
-    return {
-        "done_reason": done.reason,
-        "context": done.context,
-        "total_duration": done.total_ns,
-        "load_duration": done.load_ns,
-        "prompt_eval_count": done.prompt_tokens,
-        "prompt_eval_duration": done.prompt_ns,
-        "prompt_cached_count": done.cached_tokens,
-        "eval_count": done.output_tokens,
-        "eval_duration": done.decode_ns,
-        "queue_position": done.queue_position,
-        "queue_duration": done.queue_ns,
-        "truncated_tokens": done.truncated_tokens,
-        "truncated_messages": done.truncated_messages,
-    }
-
-
-def logprobs_of(found: Sequence[TokenLogprob], top: int) -> list[dict[str, Any]]:
-    """Ollama's list; `top` alternatives per token, best first."""
-    listed = []
-    for entry in found:
-        item = _logprob(entry.piece, entry.logprob)
-        if top:
-            best = [_logprob(piece, logprob) for _, piece, logprob in entry.top[:top]]
-            item["top_logprobs"] = best
-        listed.append(item)
-    return listed
-
-
-def timestamp(at_ns: int) -> str:
-    """RFC 3339 in UTC with nanoseconds."""
-    return f"{_second(at_ns // 1_000_000_000)}.{at_ns % 1_000_000_000:09d}Z"
-
-
-@lru_cache(maxsize=8)  # every piece of every stream carries a time
-def _second(at_s: int) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%M:%S}"
-
-
-def _set(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Without zero values, which Ollama leaves out."""
-    return {key: value for key, value in extra.items() if value}
-
-
-def _logprob(piece: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}

@@ -1,23 +1,26 @@
 """OpenAI's chat/completions, completions, embeddings and models: parse, run, write."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from appliance.chat.events import Done, JobRequest, Rendered, Started, Text
+from appliance.chat.events import Done, Event, JobRequest, Started
 from appliance.errors import ModelNameError, ModelNotFoundError
+from appliance.http import anthropic
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
-from appliance.http.choices import run_choices
+from appliance.http.choices import Item, run_choices
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
+from appliance.http.errors import Dialect
 from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
+from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
 from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
 
@@ -25,24 +28,28 @@ from appliance.library.names import ModelName
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
     fields = await read_object(request)
-    wire.refuse_fields(fields)
+    refuse_fields(fields, REFUSED_IN_CHAT)
     body = to_struct(fields, wire.ChatRequest)
     jobs = body.to_jobs(share_of(request), request.app[SETTINGS].max_messages)
     shape = answers.ChatShape(top=body.top_logprobs or 0)
     if body.render_only:
         folded = await fold(run_job(request, jobs[0]))
         writer = answers.Writer(shape, body.model, usage_in_chunks=False)
-        return _json(writer.rendered(shape.choice(0, "", None), folded.rendered or ""))
-    return await _answer(request, body, jobs, shape)
+        return _json(
+            writer.rendered(shape.choice(0, folded, has_logprobs=False), folded.rendered or "")
+        )
+    keep = None if body.parallel_tool_calls else answers.without_further_calls
+    return await _answer(request, body, jobs, shape, keep)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
     fields = await read_object(request)
-    wire.refuse_fields(fields)
+    refuse_fields(fields, REFUSED_IN_COMPLETIONS)
     body = to_struct(fields, wire.CompletionRequest)
     jobs = body.to_jobs(share_of(request))
-    return await _answer(request, body, jobs, answers.TextShape(top=body.logprobs or 0))
+    shape = answers.TextShape(top=body.logprobs or 0, echoes=body.echoes(jobs))
+    return await _answer(request, body, jobs, shape)
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
@@ -54,7 +61,9 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 
 async def models(request: web.Request) -> web.StreamResponse:
-    """GET /v1/models."""
+    """GET /v1/models, also for Anthropic's clients, which send a header of their own."""
+    if _is_anthropic(request):
+        return await anthropic.models(request)
     library, caller = request.app[LIBRARY], request[CALLER]
 
     def entries() -> list[dict[str, Any]]:
@@ -72,6 +81,8 @@ async def model(request: web.Request) -> web.StreamResponse:
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
     except (ModelNameError, ModelNotFoundError) as error:
         raise unknown_model(typed) from error
+    if _is_anthropic(request):
+        return anthropic.model(stored)
     return _json(answers.model_entry(stored))
 
 
@@ -80,28 +91,39 @@ async def _answer(
     body: wire.ChatRequest | wire.CompletionRequest,
     jobs: Sequence[JobRequest],
     shape: answers.Shape,
+    keep: Callable[[Event], Event | None] | None = None,
 ) -> web.StreamResponse:
     writer = answers.Writer(shape, body.model, usage_in_chunks=body.wants_usage())
+    items = _kept(run_choices(request, jobs), keep)
     if body.stream:
-        documents = _documents(request, body, jobs, shape, writer)
-        return await stream(request, documents, SSE)
+        return await stream(request, _documents(items, body, jobs, shape, writer), SSE)
     folded = [Folded() for _ in jobs]
-    async with aclosing(run_choices(request, jobs)) as events:
-        async for index, event in events:
+    async with aclosing(items):
+        async for index, event in items:
             folded[index].add(event)
     usage = answers.Usage()
     choices = []
     for index, (job, found) in enumerate(zip(jobs, folded, strict=True)):
         assert found.done is not None
         usage.add(found.done, is_new_prompt=index % body.n == 0)
-        logprobs = None if job.logprobs is None else found.logprobs
-        choice = shape.choice(index, found.text, logprobs)
-        choices.append(choice | {"finish_reason": found.done.reason})
+        choice = shape.choice(index, found, has_logprobs=job.logprobs is not None)
+        choices.append(choice | {"finish_reason": answers.finish_of(found.done)})
     return _json(writer.whole(choices, usage))
 
 
+async def _kept(
+    items: AsyncGenerator[Item, None], keep: Callable[[Event], Event | None] | None
+) -> AsyncGenerator[Item, None]:
+    """The events as `keep` lets them through."""
+    async with aclosing(items):
+        async for index, event in items:
+            kept = event if keep is None else keep(event)
+            if kept is not None:
+                yield index, kept
+
+
 async def _documents(
-    request: web.Request,
+    items: AsyncGenerator[Item, None],
     body: wire.ChatRequest | wire.CompletionRequest,
     jobs: Sequence[JobRequest],
     shape: answers.Shape,
@@ -109,24 +131,26 @@ async def _documents(
 ) -> AsyncGenerator[bytes, None]:
     """The chunks of a stream, each with its choice's index, then the usage if it was asked for."""
     usage = answers.Usage()
-    async with aclosing(run_choices(request, jobs)) as events:
-        async for index, event in events:
+    async with aclosing(items):
+        async for index, event in items:
+            finish = None
             match event:
                 case Started():
-                    if (choice := shape.opening(index)) is not None:
-                        yield msgspec.json.encode(writer.chunk(choice))
-                case Text(text=text, logprobs=found):
-                    logprobs = None if jobs[index].logprobs is None else list(found)
-                    choice = shape.delta(index, text, logprobs)
-                    yield msgspec.json.encode(writer.chunk(choice))
+                    choice = shape.opening(index)
                 case Done():
                     usage.add(event, is_new_prompt=index % body.n == 0)
-                    closing = writer.chunk(shape.closing(index), event.reason)
-                    yield msgspec.json.encode(closing)
-                case Rendered():
-                    pass  # chat_completions answers that itself
+                    choice, finish = shape.closing(index), answers.finish_of(event)
+                case _:
+                    has_logprobs = jobs[index].logprobs is not None
+                    choice = shape.delta(index, event, has_logprobs=has_logprobs)
+            if choice is not None:
+                yield msgspec.json.encode(writer.chunk(choice, finish))
     if body.wants_usage():
         yield msgspec.json.encode(writer.usage_chunk(usage))
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    return Dialect.of(request.path, request.headers) is Dialect.ANTHROPIC
 
 
 def _json(body: object) -> web.Response:

@@ -8,10 +8,22 @@ import struct
 import time
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from appliance.chat.events import Done, Embeddings
+from appliance.chat.events import (
+    CallArguments,
+    CallDone,
+    CallStarted,
+    Done,
+    Embeddings,
+    Event,
+    Text,
+    Thinking,
+    ToolCall,
+)
+from appliance.http.streams import Folded
+from appliance.http.tools_wire import arguments_text
 from appliance.library.stored import StoredModel
 from engine.api import TokenLogprob
 
@@ -25,10 +37,12 @@ class Usage:
     prompt: int = 0
     cached: int = 0
     output: int = 0
+    thinking: int = 0
 
     def add(self, done: Done, *, is_new_prompt: bool) -> None:
         """Count one finished choice."""
         self.output += done.output_tokens
+        self.thinking += done.thinking_tokens
         if is_new_prompt:
             self.prompt += done.prompt_tokens
             self.cached += done.cached_tokens
@@ -39,6 +53,7 @@ class Usage:
             "completion_tokens": self.output,
             "total_tokens": self.prompt + self.output,
             "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.thinking},
         }
 
 
@@ -49,14 +64,14 @@ class Shape(Protocol):
     whole: str  # `object` of a whole answer
     piece: str  # `object` of a chunk
 
-    def choice(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
+    def choice(self, index: int, found: Folded, *, has_logprobs: bool) -> dict[str, Any]:
         """A whole choice, without its finish reason."""
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """The choice of the first chunk, if it is special."""
 
-    def delta(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
-        """The choice of a chunk in the middle."""
+    def delta(self, index: int, event: Event, *, has_logprobs: bool) -> dict[str, Any] | None:
+        """The choice of a chunk in the middle, if the event has one."""
 
     def closing(self, index: int) -> dict[str, Any]:
         """The choice of the last chunk, without its finish reason."""
@@ -71,22 +86,41 @@ class ChatShape:
     whole: str = "chat.completion"
     piece: str = "chat.completion.chunk"
 
-    def choice(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": self._logprobs(logprobs)}
+    def choice(self, index: int, found: Folded, *, has_logprobs: bool) -> dict[str, Any]:
+        text = None if found.calls and not found.text else found.text
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if found.thinking:
+            message["reasoning"] = found.thinking
+        if found.calls:
+            message["tool_calls"] = [_whole_call(call) for _, call in found.calls]
+        logprobs = self._logprobs(found.logprobs) if has_logprobs else None
+        return {"index": index, "message": message, "logprobs": logprobs}
 
     def opening(self, index: int) -> dict[str, Any] | None:
         return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
-    def delta(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
-        return {"index": index, "delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
+    def delta(self, index: int, event: Event, *, has_logprobs: bool) -> dict[str, Any] | None:
+        logprobs = None
+        match event:
+            case Text(text=text, logprobs=found):
+                delta: dict[str, Any] = {"content": text}
+                logprobs = self._logprobs(found) if has_logprobs else None
+            case Thinking(text=text):
+                delta = {"reasoning": text}
+            case CallStarted(index=number, id=call_id, name=name):
+                function = {"name": name, "arguments": ""}
+                begun = {"index": number, "id": call_id, "type": "function", "function": function}
+                delta = {"tool_calls": [begun]}
+            case CallArguments(index=number, text=text):
+                delta = {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+            case _:
+                return None  # a call that is done has been streamed; Done has its own chunk
+        return {"index": index, "delta": delta, "logprobs": logprobs}
 
     def closing(self, index: int) -> dict[str, Any]:
         return {"index": index, "delta": {}, "logprobs": None}
 
-    def _logprobs(self, found: list[TokenLogprob] | None) -> dict[str, Any] | None:
-        if found is None:
-            return None
+    def _logprobs(self, found: Sequence[TokenLogprob]) -> dict[str, Any]:
         content = []
         for entry in found:
             top = [_token(piece, logprob) for _, piece, logprob in entry.top[: self.top]]
@@ -96,29 +130,36 @@ class ChatShape:
 
 @dataclass(slots=True)
 class TextShape:
-    """completions. Keeps how much text each choice has, for `text_offset`."""
+    """completions. `echoes` are the texts that choices begin with, by index; none, or one each.
+    Keeps how much text each choice has, for `text_offset`."""
 
     top: int = 0
+    echoes: Sequence[str] = ()
     id_prefix: str = "cmpl-"
     whole: str = "text_completion"
     piece: str = "text_completion"
     _offsets: dict[int, int] = field(default_factory=dict)
 
-    def choice(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": self._logprobs(index, logprobs)}
+    def choice(self, index: int, found: Folded, *, has_logprobs: bool) -> dict[str, Any]:
+        text = self.echoes[index] + found.text if self.echoes else found.text
+        logprobs = self._logprobs(index, found.logprobs) if has_logprobs else None
+        return {"index": index, "text": text, "logprobs": logprobs}
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        return None
+        if not self.echoes:
+            return None
+        return {"index": index, "text": self.echoes[index], "logprobs": None}
 
-    def delta(self, index: int, text: str, logprobs: list[TokenLogprob] | None) -> dict[str, Any]:
-        return self.choice(index, text, logprobs)
+    def delta(self, index: int, event: Event, *, has_logprobs: bool) -> dict[str, Any] | None:
+        if not isinstance(event, Text):
+            return None
+        logprobs = self._logprobs(index, event.logprobs) if has_logprobs else None
+        return {"index": index, "text": event.text, "logprobs": logprobs}
 
     def closing(self, index: int) -> dict[str, Any]:
         return {"index": index, "text": "", "logprobs": None}
 
-    def _logprobs(self, index: int, found: list[TokenLogprob] | None) -> dict[str, Any] | None:
-        if found is None:
-            return None
+    def _logprobs(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any]:
         tokens = [entry.piece.decode(errors="replace") for entry in found]
         offsets = []
         for token in tokens:
@@ -172,6 +213,23 @@ class Writer:
         return self._head | body
 
 
+def finish_of(done: Done) -> str:
+    """The finish reason; an answer cut off in a call says so."""
+    return "tool_calls" if done.tool_calls and done.reason == "stop" else done.reason
+
+
+def without_further_calls(event: Event) -> Event | None:
+    """The event of an answer that may hold one call (parallel_tool_calls false), None for those
+    of a second call, which some models make all the same."""
+    match event:
+        case CallStarted() | CallArguments() | CallDone() if event.index > 0:
+            return None
+        case Done(tool_calls=count) if count > 1:
+            return replace(event, tool_calls=1)
+        case _:
+            return event
+
+
 def embeddings_answer(found: Embeddings, model: str, *, as_base64: bool) -> dict[str, Any]:
     """The list of vectors, as numbers or as base64 of little-endian float32."""
     vectors: list[Any] = [_base64(vector) if as_base64 else vector for vector in found.vectors]
@@ -194,6 +252,11 @@ def model_entry(stored: StoredModel) -> dict[str, Any]:
         "created": int(stored.modified_at.timestamp()),
         "owned_by": stored.name.namespace,
     }
+
+
+def _whole_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": arguments_text(call)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -3,9 +3,8 @@
 Source: OpenAI API reference, chat/completions, completions, embeddings; with the fields that
 Ollama's and vLLM's users add (options, num_ctx, keep_alive, truncate, top_k, min_p,
 repetition_penalty). Too long a prompt is cut as in Ollama, and refused with `truncate` false.
-Known fields that this release does not honour are in `REFUSED`, one table, and refused by name
-unless they have their default. Labels without influence on the answer (user, metadata,
-safety_identifier, prompt_cache_key, parallel_tool_calls) are accepted.
+Known fields that this release does not honour are in `openai_refused.py`. Labels without influence
+on the answer (user, metadata, safety_identifier, prompt_cache_key) are accepted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,15 @@ from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
+    budget_of,
     check_count,
     keep_alive_of,
     options_of,
     schema_constraint,
     token_ids_of,
 )
+from appliance.http.openai_messages import ChatMessage, messages_of
+from appliance.http.tools_wire import tool_choice_of, tools_of
 from engine.api import Constraint
 
 MAX_N = 8
@@ -35,36 +37,13 @@ MAX_BIASES = 1024
 MAX_INPUTS = 4096
 DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0}  # a model's PARAMETERs win
 
-# field -> values besides null that ask for nothing and therefore pass
-REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "reasoning_effort": ("none",),
-    "reasoning": ({}, {"effort": "none"}),
-    "verbosity": ("medium",),
-    "echo": (False,),
-    "suffix": ("",),
-    "priority": (0,),  # vLLM's; who may go first is not for the client to say
-    "cache_salt": ("",),  # vLLM's
+# reasoning_effort -> think, as in Ollama; models know no more than three levels
+EFFORTS: Mapping[str, bool | str] = {
+    "none": False,
+    **dict.fromkeys(("minimal", "low"), "low"),
+    "medium": "medium",
+    **dict.fromkeys(("high", "max", "xhigh", "ultra"), "high"),
 }
-
-
-def refuse_fields(fields: Mapping[str, Any]) -> None:
-    """Raise FieldError for a field of `REFUSED` that asks for something."""
-    for name, harmless in REFUSED.items():
-        value = fields.get(name)
-        if value is not None and value not in harmless:
-            raise RefusedFieldError(
-                name, f"'{name}' is not supported in this release; leave it out"
-            )
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -88,6 +67,13 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
             "response_format",
             "response_format must be text, json_object, or json_schema with a json_schema.schema",
         )
+
+
+class Reasoning(msgspec.Struct, kw_only=True):
+    """`max_tokens`, most tokens of thinking, is not OpenAI's; gateways to many models have it."""
+
+    effort: str | None = None
+    max_tokens: int | None = None
 
 
 class _Common(msgspec.Struct, kw_only=True):
@@ -171,32 +157,6 @@ class _Common(msgspec.Struct, kw_only=True):
         return biases
 
 
-class ChatMessage(msgspec.Struct, kw_only=True):
-    """One message; `name` has no place in chat templates and is dropped, as Ollama does."""
-
-    role: str = ""
-    content: str | list[Any] | None = None
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = None
-    function_call: Any = None
-    audio: Any = None
-
-    def to_message(self) -> Message:
-        """Raises FieldError for what this release cannot read."""
-        role = self.role.lower()
-        if self.tool_calls or self.tool_call_id or self.function_call or role == "tool":
-            raise FieldError("messages", "messages with tool calls are not supported yet")
-        if self.audio is not None:
-            raise FieldError("messages", "messages with audio are not supported")
-        if isinstance(self.content, str):
-            text = self.content
-        elif isinstance(self.content, list):
-            text = "\n".join(_part(part) for part in self.content)
-        else:
-            raise FieldError("messages", "invalid message format: content is missing")
-        return Message("system" if role == "developer" else role, text)
-
-
 class ChatRequest(_Common, kw_only=True):
     """POST /v1/chat/completions."""
 
@@ -205,6 +165,11 @@ class ChatRequest(_Common, kw_only=True):
     logprobs: bool = False
     top_logprobs: int | None = None
     response_format: ResponseFormat = msgspec.field(default_factory=ResponseFormat)
+    tools: list[Any] = []
+    tool_choice: Any = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+    reasoning: Reasoning = msgspec.field(default_factory=Reasoning)
     render_only: bool = msgspec.field(name="_debug_render_only", default=False)
 
     def to_jobs(self, share: Share, max_messages: int) -> list[JobRequest]:
@@ -212,9 +177,13 @@ class ChatRequest(_Common, kw_only=True):
         if not self.messages:
             raise FieldError("messages", "[] is too short - 'messages'")
         check_count("messages", len(self.messages), max_messages)
-        messages = tuple(message.to_message() for message in self.messages)
+        tools = tools_of(self.tools)
         job = replace(
-            self.job(messages, share),
+            self.job(messages_of(self.messages), share),
+            tools=tools,
+            tool_choice=tool_choice_of(self.tool_choice, tools),
+            think=self._think(),
+            thinking_budget=budget_of("reasoning.max_tokens", self.reasoning.max_tokens),
             constraint=self.response_format.constraint(),
             logprobs=self._logprobs(),
             render_only=self.render_only,
@@ -230,6 +199,17 @@ class ChatRequest(_Common, kw_only=True):
             )
         return older if newer is None else newer
 
+    def _think(self) -> bool | str | None:
+        effort = self.reasoning_effort or self.reasoning.effort
+        if effort is None:
+            return None
+        if effort not in EFFORTS:
+            raise FieldError(
+                "reasoning_effort",
+                f"invalid reasoning value: '{effort[:40]}' (must be {', '.join(EFFORTS)})",
+            )
+        return EFFORTS[effort]
+
     def _logprobs(self) -> int | None:
         top = self.top_logprobs
         if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
@@ -242,9 +222,12 @@ class ChatRequest(_Common, kw_only=True):
 
 
 class CompletionRequest(_Common, kw_only=True):
-    """POST /v1/completions: the model continues the prompt as it is, without a template."""
+    """POST /v1/completions: the model continues the prompt as it is, without a template; with a
+    suffix it writes what belongs between the two, by the model's own template for that."""
 
     prompt: str | list[Any] = ""
+    suffix: str = ""
+    echo: bool = False
     logprobs: int | None = None
     best_of: int | None = None
 
@@ -258,14 +241,31 @@ class CompletionRequest(_Common, kw_only=True):
             raise FieldError(
                 "logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {self.logprobs}"
             )
+        if self.echo and self.logprobs is not None:
+            raise RefusedFieldError(
+                "echo", "'echo' with 'logprobs' is not supported in this release; send one of them"
+            )
         prompts = _texts_or_ids("prompt", self.prompt)
+        if (self.echo or self.suffix) and not all(isinstance(prompt, str) for prompt in prompts):
+            raise FieldError("prompt", "'echo' and 'suffix' need prompts of text, not of token ids")
         check_count("prompt", len(prompts), MAX_PROMPTS)
         jobs = []
         for prompt in prompts:
-            job = replace(self.job(_raw(prompt), share), logprobs=self.logprobs)
+            job = replace(self.job(self._work(prompt), share), logprobs=self.logprobs)
             jobs += _choices(job, self.n)
         check_count("choices", len(jobs), MAX_CHOICES)
         return jobs
+
+    def echoes(self, jobs: Sequence[JobRequest]) -> list[str]:
+        """What the choices of `jobs` begin with: nothing unless `echo` asks for the prompt."""
+        if not self.echo:
+            return []
+        return [job.work.prompt for job in jobs if isinstance(job.work, Completion)]
+
+    def _work(self, prompt: str | tuple[int, ...]) -> Completion:
+        if not isinstance(prompt, str):
+            return Completion(prompt="", raw=True, context=prompt)
+        return Completion(prompt=prompt, raw=not self.suffix, suffix=self.suffix)
 
 
 class EmbeddingsRequest(msgspec.Struct, kw_only=True):
@@ -312,12 +312,6 @@ def _choices(job: JobRequest, n: int) -> list[JobRequest]:
     ]
 
 
-def _raw(prompt: str | tuple[int, ...]) -> Completion:
-    if isinstance(prompt, str):
-        return Completion(prompt=prompt, raw=True)
-    return Completion(prompt="", raw=True, context=prompt)
-
-
 def _texts_or_ids(field: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
     """A text, texts, token ids, or lists of token ids: always as a tuple of inputs."""
     if isinstance(value, str):
@@ -334,15 +328,6 @@ def _texts_or_ids(field: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
 
 def _is_ids(value: Sequence[Any]) -> bool:
     return bool(value) and all(type(item) is int for item in value)
-
-
-def _part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in {"text", "input_text"} and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind in {"image_url", "input_image", "input_audio", "file"}:
-        raise FieldError("messages", f"content of type {kind} is not supported yet, only text")
-    raise FieldError("messages", "invalid message format: a content part is not a text")
 
 
 def _limit(field: str, value: int | None) -> int | None:

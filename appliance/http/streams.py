@@ -1,8 +1,9 @@
 """Writes answers that arrive in pieces: NDJSON and SSE, with an honest end in every case.
 
 The first piece is awaited before the status is sent, so most errors still get a proper status.
-After that an error travels as the last piece. A client that stops reading is dropped. Leaving the
-pieces closes their generator, which aborts the job behind it.
+After that an error travels as the last piece. A dialect with pings begins its stream with one when
+nothing came for long, so that nobody between gives up on a slow box. A client that stops reading is
+dropped. Leaving the pieces closes their generator, which aborts the job behind it.
 """
 
 import asyncio
@@ -10,23 +11,42 @@ import socket
 import struct
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from appliance.chat.events import Done, Event, JobRequest, Rendered, Started, Text, Thinking
+from appliance.chat.events import (
+    CallDone,
+    Done,
+    Event,
+    JobRequest,
+    Rendered,
+    Text,
+    Thinking,
+    ToolCall,
+)
 from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http.access import require_model
-from appliance.http.context import CHAT, FAILURE, FIELDS, IS_GONE, METER, METRICS, SETTINGS
+from appliance.http.context import (
+    CHAT,
+    FAILURE,
+    FIELDS,
+    IS_GONE,
+    METER,
+    METRICS,
+    REQUEST_ID,
+    SETTINGS,
+)
 from appliance.http.counting import JobClock
-from appliance.http.errors import Dialect, problem_of
+from appliance.http.errors import Dialect, Problem, problem_of
 from appliance.http.limits import check_options
 from appliance.http.logline import note_event
 from engine.api import TokenLogprob
 
 # As long as so little is unsent, asyncio's transport (low-water mark 16 KiB) makes no writer wait.
 _FREE_BYTES = 16 * 1024
+PING_S = 15.0  # proxies close what was silent for 30 s or 60 s
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close with RST, forget what is unsent
 
 
@@ -43,10 +63,24 @@ class Framing:
     before: bytes
     after: bytes
     end: bytes  # after the last document
+    ping: bytes = b""  # sent after each `ping_s` of silence, where a dialect has such a thing
+    ping_s: float = PING_S
 
     def frame(self, document: bytes) -> bytes:
         """One document, ready to send; it holds no line end, as JSON escapes them."""
         return self.before + document + self.after
+
+    def failure(self, problem: Problem, request_id: str) -> bytes:
+        """The document that ends a broken stream."""
+        return problem.body(self.dialect, request_id)
+
+
+class NamedFraming(Framing):
+    """Server-sent events, each named by the `type` that its document begins with."""
+
+    def frame(self, document: bytes) -> bytes:
+        name = document.split(b'"', 4)[3]
+        return b"event: " + name + b"\ndata: " + document + b"\n\n"
 
 
 NDJSON = Framing("application/x-ndjson", Dialect.OLLAMA, before=b"", after=b"\n", end=b"")
@@ -95,24 +129,35 @@ class Folded:
     """A job's events as one answer; in the end exactly one of `done` and `rendered` is set."""
 
     text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    thinking: str = ""
+    calls: list[tuple[int, ToolCall]] = field(default_factory=list)  # with their indices
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of the text alone
+    thinking_logprobs: list[TokenLogprob] = field(default_factory=list)
     done: Done | None = None
     rendered: str | None = None
+    rendered_tokens: int = 0
     _pieces: list[str] = field(default_factory=list)
+    _thoughts: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        """Take in the next event; the last one completes `text`."""
+        """Take in the next event; the last one completes `text` and `thinking`."""
         match event:
             case Text():
                 self._pieces.append(event.text)
                 self.logprobs.extend(event.logprobs)
+            case Thinking():
+                self._thoughts.append(event.text)
+                self.thinking_logprobs.extend(event.logprobs)
+            case CallDone():
+                self.calls.append((event.index, event.call))
             case Rendered():
-                self.rendered = event.prompt
+                self.rendered, self.rendered_tokens = event.prompt, event.tokens
             case Done():
                 self.done = event
                 self.text = "".join(self._pieces)
-            case Started():
-                pass
+                self.thinking = "".join(self._thoughts)
+            case _:
+                pass  # what the others say is in these
 
 
 async def fold(events: AsyncGenerator[Event, None]) -> Folded:
@@ -131,18 +176,15 @@ async def stream(
 
     The second of the boundaries that turn any error into an answer.
     """
-    async with aclosing(documents):
-        first = await anext(documents)
-        response = web.StreamResponse(
-            headers={"Content-Type": framing.content_type, "Cache-Control": "no-cache"}
-        )
-        await response.prepare(request)
-        writer = _Writer(request, response)
+    writer = _Writer(request, framing)
+    async with aclosing(documents), _pinging(writer):
         try:
-            await _send_all(writer, framing, first, documents)
+            await _send_all(writer, documents)
         except ConnectionError:
+            if not writer.has_begun:
+                raise
             request[IS_GONE] = True  # left or stalled: there is nobody to tell
-    return response
+    return writer.response
 
 
 async def report(
@@ -158,49 +200,95 @@ async def report(
     return web.Response(headers={"Content-Type": "application/json"}, body=last)
 
 
-async def _send_all(
-    writer: "_Writer", framing: Framing, first: bytes, documents: AsyncGenerator[bytes, None]
-) -> None:
-    """Everything to the honest end. Raises ConnectionError alone."""
+async def _send_all(writer: "_Writer", documents: AsyncGenerator[bytes, None]) -> None:
+    """Everything to the honest end. Raises ConnectionError alone, once something was sent."""
     try:
-        await writer.send(framing.frame(first))
         async for document in documents:
-            await writer.send(framing.frame(document))
+            await writer.send(writer.framing.frame(document))
     except ConnectionError:
         raise
     except Exception as error:
-        await writer.send(framing.frame(writer.fail(error, framing.dialect)))
-    await writer.close(framing.end)
+        if not writer.has_begun:
+            raise
+        await writer.send(writer.framing.frame(writer.fail(error)))
+    await writer.close()
+
+
+@asynccontextmanager
+async def _pinging(writer: "_Writer") -> AsyncGenerator[None, None]:
+    """While held, silence is filled with pings."""
+    if not writer.framing.ping:
+        yield
+        return
+    pings = asyncio.create_task(writer.ping_forever())
+    try:
+        yield
+    finally:
+        pings.cancel()
+        await asyncio.gather(pings, return_exceptions=True)
 
 
 class _Writer:
     """Writes with a limit on how long the client may leave its buffers full."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+    def __init__(self, request: web.Request, framing: Framing) -> None:
+        self.framing = framing
+        self.response = web.StreamResponse(
+            headers={"Content-Type": framing.content_type, "Cache-Control": "no-cache"}
+        )
+        self.has_begun = False  # the status is on its way
         self._request = request
-        self._response = response
         self._limit_s = request.app[SETTINGS].write_timeout_s
+        self._sent_at = time.monotonic()
+        self._lock = asyncio.Lock()  # between the answer and the pings
 
     async def send(self, data: bytes) -> None:
+        """Write one frame, behind status and headers if it is the first."""
+        async with self._lock:
+            await self._begin()
+            await self._write(data)
+            self._sent_at = time.monotonic()
+
+    async def ping_forever(self) -> None:
+        """Send a ping whenever nothing was sent for long."""
+        while True:
+            silent_s = time.monotonic() - self._sent_at
+            if silent_s < self.framing.ping_s:
+                await asyncio.sleep(self.framing.ping_s - silent_s)
+                continue
+            try:
+                await self.send(self.framing.ping)
+            except ConnectionError:
+                return  # the next piece of the answer meets it, too
+
+    def fail(self, error: Exception) -> bytes:
+        """Note for the log what broke the stream; returns the document that says so."""
+        self._request[FAILURE] = error
+        problem = problem_of(error, self.framing.dialect)
+        return self.framing.failure(problem, self._request.get(REQUEST_ID, ""))
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._begin()
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    await self.response.write_eof(self.framing.end)
+            except TimeoutError as error:
+                raise self._drop() from error
+
+    async def _begin(self) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            await self.response.prepare(self._request)
+
+    async def _write(self, data: bytes) -> None:
         transport = self._request.transport
         if transport is not None and transport.get_write_buffer_size() + len(data) < _FREE_BYTES:
-            await self._response.write(data)
+            await self.response.write(data)
             return
         try:
             async with asyncio.timeout(self._limit_s):
-                await self._response.write(data)
-        except TimeoutError as error:
-            raise self._drop() from error
-
-    def fail(self, error: Exception, dialect: Dialect) -> bytes:
-        """Note for the log what broke the stream; returns the document that says so."""
-        self._request[FAILURE] = error
-        return problem_of(error, dialect).body(dialect)
-
-    async def close(self, data: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._limit_s):
-                await self._response.write_eof(data)
+                await self.response.write(data)
         except TimeoutError as error:
             raise self._drop() from error
 

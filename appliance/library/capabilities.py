@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from appliance.templates.facts import abilities_of
 from engine.gguf import Header
 
 
@@ -14,6 +13,8 @@ def of_model(
     Only the template that renders counts: a Modelfile's TEMPLATE where there is one, else the
     GGUF's own.
     """
+    from appliance.templates.facts import abilities_of  # heavy: only when a model is looked at
+
     is_go = bool(go_template.strip())
     template = go_template if is_go else header.chat_template or ""
     abilities = abilities_of(template, is_go=is_go)

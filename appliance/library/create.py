@@ -32,8 +32,6 @@ from appliance.library.manifest import (
 )
 from appliance.library.names import ModelName
 from appliance.library.parameters import PARAMETERS, RETIRED, parse_options
-from appliance.templates.go.errors import GoParseError
-from appliance.templates.go.program import compile_template
 from appliance.templates.gojson import go_json
 from engine.errors import ModelFormatError
 from engine.gguf import Header
@@ -148,6 +146,9 @@ def _check_request(request: CreateRequest) -> None:
 
 def _check_template(template: str) -> None:
     """A template that could never run is refused here, in Ollama's words."""
+    from appliance.templates.go.errors import GoParseError  # heavy: only when one is made
+    from appliance.templates.go.program import compile_template
+
     try:
         compile_template(template)
     except GoParseError as error:

@@ -27,6 +27,7 @@ import bench_service
 import bench_single_stream
 import bench_switch
 import bench_tls
+import bench_wires
 import harness
 
 
@@ -37,6 +38,7 @@ def main() -> None:
         bench_idle,
         bench_metrics,
         bench_parse,
+        bench_wires,
         bench_access,
         bench_paged_host,
         bench_service,

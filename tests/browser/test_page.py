@@ -46,6 +46,7 @@ def test_the_first_screen_is_one_document_and_everything_comes_from_the_box(box,
     expect(page.get_by_role("heading", level=2)).to_have_text(
         ["Connect an app", "Chat", "Models", "Right now", "How the box feels", "You and others"]
     )
+    expect(page.get_by_role("tab", name="Anthropic apps")).to_be_visible()
     assert {urlsplit(request.url).netloc for request in page.requested} == {
         urlsplit(box.url).netloc
     }

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 HELLO = [{"role": "user", "content": "hello there"}]
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_push_and_pull(client, docker_registry):
         (lambda c: c.copy("nobody", "x"), 404, 'model "nobody" not found'),
         (lambda c: c.pull("nobody"), 502, "pull model manifest"),
         (lambda c: c.generate("echo", "a", think=True), 400, '"echo" does not support thinking'),
-        (lambda c: c.chat("echo", HELLO, tools=[{"type": "function"}]), 400, "support tools"),
+        (lambda c: c.chat("echo", HELLO, tools=[TOOL]), 400, "support tools"),
         (
             lambda c: c.generate("echo", "a", images=[base64.b64encode(b"x").decode()]),
             400,

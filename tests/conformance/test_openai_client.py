@@ -5,6 +5,7 @@ import pytest
 from pydantic import BaseModel
 
 HELLO = [{"role": "user", "content": "hello there"}]
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture
@@ -133,6 +134,13 @@ def test_completions_in_a_stream(client):
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+def test_completions_with_an_echo(client):
+    answer = client.completions.create(model="echo", prompt=["one ", "two "], echo=True)
+    assert [choice.text for choice in answer.choices] == ["one one ", "two two "]
+    chunks = client.completions.create(model="echo", prompt="one ", echo=True, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "one one "
+
+
 def test_embeddings(client):
     as_numbers = client.embeddings.create(model="echo", input=["a", "b"], encoding_format="float")
     as_base64 = client.embeddings.create(model="echo", input=["a", "b"])  # decoded by the package
@@ -155,9 +163,12 @@ def test_models(client):
     [
         ({"model": "nobody"}, openai.NotFoundError, "model_not_found", None),
         ({"messages": []}, openai.BadRequestError, "bad_field", "messages"),
-        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "unsupported", "tools"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "bad_field", "tools"),
+        ({"tools": [TOOL]}, openai.BadRequestError, "unsupported", None),
+        ({"tools": [TOOL] * 1000}, openai.APIStatusError, "request_too_large", None),
         ({"n": 9}, openai.BadRequestError, "bad_field", "n"),
-        ({"reasoning_effort": "high"}, openai.BadRequestError, "unsupported", "reasoning_effort"),
+        ({"reasoning_effort": "high"}, openai.BadRequestError, "unsupported", None),
+        ({"reasoning_effort": "deep"}, openai.BadRequestError, "bad_field", "reasoning_effort"),
         ({"extra_body": {"options": {"top_k": "x"}}}, openai.BadRequestError, "bad_option", None),
     ],
 )

@@ -81,7 +81,13 @@ def assert_error(reply, status, path):
     assert reply.status == status, reply.content[:500]
     assert reply.headers["Content-Type"].startswith("application/json")
     error = reply.json["error"]
-    if path.startswith("/v1/"):
+    if path.startswith("/v1/messages"):
+        assert reply.json.keys() == {"type", "error", "request_id"}
+        assert reply.json["type"] == "error"
+        assert error.keys() == {"type", "message"}
+        assert reply.json["request_id"] == reply.headers["request-id"]
+        error = error["message"]
+    elif path.startswith("/v1/"):
         assert error.keys() == {"message", "type", "param", "code"}
         assert error["type"]
         assert error["code"]

@@ -239,7 +239,8 @@ def test_an_app_with_the_owners_key_still_only_infers(keyed):
 def test_a_page_may_send_a_key(keyed):
     headers = [("Origin", "http://localhost:3000"), ("Access-Control-Request-Headers", "x-api-key")]
     reply = send(keyed, "OPTIONS", "/api/chat", headers=headers)
-    assert "x-api-key" in reply.headers["Access-Control-Allow-Headers"]
+    allowed = reply.headers["Access-Control-Allow-Headers"].split(", ")
+    assert {"x-api-key", "anthropic-dangerous-direct-browser-access"} <= set(allowed)
 
 
 # -- claiming -----------------------------------------------------------------------------------

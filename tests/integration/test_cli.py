@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.gguf_builder import tiny_embedding_gguf, tiny_llama_gguf
+from tests.fakes.scripted import NAME, create_actor, says
 from tests.integration.cli_process import TIMEOUT_S, Command
 
 ROOT = Path(__file__).parents[2]
@@ -186,6 +187,23 @@ def test_run_passes_the_wish_to_think_to_the_service(hearth, model):
     assert "does not support thinking" in hearth.fails(1, "run", "--think", model, "hi")
     hearth("run", "--think=false", model, "hi")
     assert "Invalid value for '--think'" in hearth.fails(2, "run", "--think=hard", model, "hi")
+
+
+def test_run_shows_what_the_model_thinks(hearth, service, tiny_gguf):
+    create_actor(service, tiny_gguf)
+    asked = says("<think>\nHm, well.\n</think>\n\nBlue.")
+    framed = "Thinking...\nHm, well.\n...done thinking.\n\nBlue.\n\n"
+    assert hearth("run", "--think=high", NAME, asked).stdout == framed
+    assert hearth("run", NAME, asked).stdout == framed
+    assert hearth("run", "--hidethinking", NAME, asked).stdout == "Blue.\n\n"
+
+
+def test_run_says_when_a_model_cannot_see(hearth, model, tmp_path):
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = hearth("run", model, f"rename {picture}")
+    assert f"{model} cannot see images: the path '{picture}' is sent as text" in done.stderr
+    assert f"rename {picture}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,14 @@ def test_history_is_kept_in_a_private_file(terminal, tmp_path):
     assert file.stat().st_mode & 0o077 == 0
 
 
+def test_the_path_of_an_image_is_text_to_a_model_that_cannot_see(terminal, tmp_path):
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    answer = terminal.ask(f"Rename {picture}")
+    assert "cannot see images: the path" in answer
+    assert f"Rename {picture}" in answer.replace("\n", "")
+
+
 def test_long_answer_is_wrapped_between_words(terminal):
     words = " ".join(f"word{number:03d}" for number in range(30))
     answer = terminal.ask(words)

@@ -12,6 +12,9 @@ import pytest
 
 from tests.integration.raw_http import assert_error, send
 
+TOOL = {"type": "function", "function": {"name": "now"}}
+BROKEN = {"function": {"name": "now", "arguments": '{"a": '}}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 HELLO = [{"role": "user", "content": "hello"}]
 
 # path -> a body that is fine but for the model, which is "MODEL"
@@ -27,6 +30,9 @@ POSTS = {
     "/v1/chat/completions": {"model": "MODEL", "messages": HELLO},
     "/v1/completions": {"model": "MODEL", "prompt": "hi"},
     "/v1/embeddings": {"model": "MODEL", "input": "hi"},
+    "/v1/responses": {"model": "MODEL", "input": "hi"},
+    "/v1/messages": {"model": "MODEL", "messages": HELLO, "max_tokens": 9},
+    "/v1/messages/count_tokens": {"model": "MODEL", "messages": HELLO},
 }
 EVERY = pytest.mark.parametrize("path", POSTS)
 
@@ -75,6 +81,8 @@ def test_mistyped_fields(service, path, value):
         body = with_model(path, "echo") | {field: value}
         if field == "messages" and value == []:
             continue  # only loads the model, or is refused by name
+        if field == "max_tokens" and value == 5:
+            continue  # right as it is
         assert_error(post(service, path, body), 400, path)
 
 
@@ -144,7 +152,9 @@ def test_the_wrong_method(service, path):
     assert reply.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", ["/api/nothing", "/v1/nothing", "/hearth/v1/nothing", "/api/"])
+@pytest.mark.parametrize(
+    "path", ["/api/nothing", "/v1/nothing", "/v1/messages/batches", "/hearth/v1/nothing", "/api/"]
+)
 def test_unknown_api_routes(service, path):
     assert assert_error(send(service, "POST", path, body=b"{}"), 404, path) == "404 page not found"
 
@@ -154,7 +164,7 @@ def test_unknown_pages_are_plain_text(service):
     assert (reply.status, reply.content) == (404, b"404 page not found")
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/v1/rerank"])
 def test_routes_of_later_releases_say_so(service, path):
     assert "later" in assert_error(send(service, "POST", path, body=b"{}"), 501, path)
 
@@ -232,9 +242,69 @@ def test_texts_and_statuses_of_ollama(service, path, fields, status, text):
         ),
         (
             "/api/chat",
-            {"model": "echo", "messages": HELLO, "tools": [{"type": "function"}]},
+            {"model": "echo", "messages": HELLO, "tools": [TOOL]},
             400,
             "registry.ollama.ai/library/echo:latest does not support tools",
+        ),
+        (
+            "/api/chat",
+            {"model": "nobody", "messages": HELLO, "tools": [TOOL]},
+            404,
+            "model 'nobody' not found",
+        ),
+        (
+            "/api/chat",
+            {"model": "echo", "messages": HELLO, "tools": [{"type": "function"}]},
+            400,
+            "tools[0].function must be an object with a name",
+        ),
+        (
+            "/api/chat",
+            {"model": "echo", "messages": HELLO, "tools": [TOOL] * 1000},
+            413,
+            "'tools' has 1000 entries, 128 are allowed",
+        ),
+        (
+            "/api/chat",
+            {"model": "echo", "messages": [{"role": "user", "images": ["not base64!"]}]},
+            400,
+            "messages[0].images[0] is not base64",
+        ),
+        (
+            "/api/chat",
+            {"model": "echo", "messages": HELLO, "tool_choice": "required"},
+            400,
+            "tool_choice needs 'tools'",
+        ),
+        (
+            "/api/chat",
+            {"model": "echo", "messages": [{"role": "assistant", "tool_calls": [BROKEN]}]},
+            400,
+            "messages[0].tool_calls[0].function.arguments is not valid JSON",
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": "echo", "messages": HELLO, "tools": [TOOL]},
+            400,
+            "registry.ollama.ai/library/echo:latest does not support tools",
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": "echo", "messages": HELLO, "reasoning_effort": "low"},
+            400,
+            '"echo" does not support thinking',
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": "echo", "messages": [{"role": "user", "content": [PICTURE]}]},
+            400,
+            "image URLs are not currently supported, please use base64 encoded data instead",
+        ),
+        (
+            "/v1/completions",
+            {"model": "echo", "prompt": "a", "suffix": "b"},
+            400,
+            "registry.ollama.ai/library/echo:latest does not support insert",
         ),
         ("/v1/chat/completions", {"model": "echo"}, 400, "[] is too short - 'messages'"),
         ("/v1/chat/completions", {"messages": HELLO}, 400, "model is required"),

@@ -13,7 +13,7 @@ from tests.integration.cli_process import Command
 from tests.integration.raw_http import assert_error, connect, open_request, send
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello there"}], "stream": False}
-PATHS = ["/api/chat", "/v1/chat/completions"]
+PATHS = ["/api/chat", "/v1/chat/completions", "/v1/messages", "/v1/responses"]
 RATE = 5
 
 

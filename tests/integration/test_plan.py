@@ -128,7 +128,7 @@ def test_need_is_what_the_engine_takes_on_the_cpu(tmp_path):
     model = PagedModel.open(spec)
     need = memory_need(spec, header)
     assert need.kv_bytes == model.budget.total_bytes
-    assert need.weight_bytes == pytest.approx(model.decoder.nbytes, rel=0.01)
+    assert 0.8 * need.weight_bytes < model.decoder.nbytes <= need.weight_bytes
     assert need.least_kv_bytes < need.kv_bytes
 
 

@@ -138,7 +138,7 @@ def test_bad_requests(service, verb, body, text):
 def test_only_the_box_itself_may(service, verb, name):
     forwarded = [("X-Forwarded-For", "10.0.0.1")]
     reply = send(service, "POST", f"/api/{verb}", body={"model": name}, headers=forwarded)
-    assert reply.status == 403
+    assert reply.status == 401
 
 
 def test_names_without_host_go_to_the_registry_of_the_settings(

@@ -48,6 +48,25 @@ def test_answer_cut_off_while_thinking_closes_the_frame():
     assert shown(Look(), ("", "Hm")) == "Thinking...\nHm\n...done thinking.\n\n"
 
 
+def test_calls_of_tools_are_shown_and_kept():
+    out = io.StringIO()
+    view = AnswerView(Look(), out)
+    first = {"function": {"name": "now", "arguments": {"zone": "UTC"}}}
+    second = {"function": {"name": "date", "arguments": {}}}
+    view.feed("", "Hm.")
+    view.feed("Wait.", "")
+    view.call(first)
+    view.call(second)
+    view.finish()
+    assert out.getvalue().endswith('Wait.\nnow({"zone": "UTC"})\ndate({})\n\n')
+    assert view.message() == {
+        "role": "assistant",
+        "content": "Wait.",
+        "thinking": "Hm.",
+        "tool_calls": [first, second],
+    }
+
+
 def test_escape_sequences_of_a_model_reach_files_and_not_terminals():
     evil = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\td\n"
     assert shown(Look(), (evil, "")) == f"{evil}\n\n"

@@ -96,6 +96,52 @@ def test_the_two_shapes():
     }
 
 
+def test_the_shape_of_anthropic():
+    dialect = Dialect.ANTHROPIC
+    problem = problem_of(RefusedFieldError("tools", "no tools", hint="leave it out"), dialect)
+    assert json.loads(problem.body(dialect, "req_1")) == {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "no tools (leave it out)"},
+        "request_id": "req_1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type_"),
+    [
+        (errors.OverloadedError("x"), 529, "overloaded_error"),
+        (engine_errors.EngineBusyError("x"), 529, "overloaded_error"),
+        (errors.RequestTooLargeError("x"), 413, "request_too_large"),
+        (errors.RateLimitedError("x"), 429, "rate_limit_error"),
+        (errors.UnauthorizedError("x"), 401, "authentication_error"),
+        (errors.ForbiddenError("x"), 403, "permission_error"),
+        (errors.ModelNotFoundError("x"), 404, "not_found_error"),
+        (ZeroDivisionError("x"), 500, "api_error"),
+    ],
+)
+def test_anthropics_own_statuses(error, status, type_):
+    problem = problem_of(error, Dialect.ANTHROPIC)
+    assert problem.status == status
+    assert json.loads(problem.body(Dialect.ANTHROPIC))["error"]["type"] == type_
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "dialect"),
+    [
+        ("/v1/messages", (), Dialect.ANTHROPIC),
+        ("/v1/messages/count_tokens", (), Dialect.ANTHROPIC),
+        ("/v1/messagesx", (), Dialect.OPENAI),
+        ("/v1/models", (), Dialect.OPENAI),
+        ("/v1/models", {"anthropic-version"}, Dialect.ANTHROPIC),
+        ("/v1/models/echo", {"anthropic-version"}, Dialect.ANTHROPIC),
+        ("/v1/chat/completions", {"anthropic-version"}, Dialect.OPENAI),
+        ("/api/chat", {"anthropic-version"}, Dialect.OLLAMA),
+    ],
+)
+def test_whose_shape_it_is(path, headers, dialect):
+    assert Dialect.of(path, headers) is dialect
+
+
 def test_an_unexpected_error_tells_nothing_but_wants_a_traceback():
     problem = problem_of(ZeroDivisionError("/secret/path"), Dialect.OLLAMA)
     assert "secret" not in problem.message

@@ -5,16 +5,20 @@ import math
 import pytest
 
 from appliance.access.shares import Share
-from appliance.chat.events import Completion, Done, Message
-from appliance.errors import BadRequestError, RequestTooLargeError
+from appliance.chat.events import Completion, Message, ToolCall, ToolChoice
+from appliance.chat.plan import abilities_of, check_abilities
+from appliance.errors import BadRequestError, RequestTooLargeError, UnsupportedError
 from appliance.http import ollama_wire as wire
 from appliance.http.body import to_struct
 from appliance.http.errors import OptionError
 from appliance.http.fields import constraint_of, keep_alive_of
-from appliance.library.names import ModelName
-from engine.api import Constraint, TokenLogprob
+from engine.api import Constraint
 
 ME = Share(path=("key:me", ""))
+TOOL = {
+    "type": "function",
+    "function": {"name": "now", "description": "Tells the time", "parameters": {"type": "object"}},
+}
 
 
 def generate_job(**fields):
@@ -147,43 +151,103 @@ def test_a_bad_think_value(think):
         generate_job(think=think)
 
 
-@pytest.mark.parametrize(
-    ("fields", "ability"),
-    [
-        ({}, None),
-        ({"think": False}, None),
-        ({"think": True}, "thinking"),
-        ({"think": "low"}, "thinking"),
-        ({"images": ["aGk="]}, "vision"),
-        ({"images": []}, None),
-        ({"suffix": "x"}, "insert"),
-    ],
-)
-def test_abilities_that_generate_lacks(fields, ability):
-    assert to_struct(fields, wire.GenerateRequest).refused_ability() == ability
+@pytest.mark.parametrize("think", [None, True, False, "low", "medium", "high"])
+def test_think_goes_into_the_job(think):
+    assert chat_job(think=think).think is think
+    assert generate_job(prompt="a", think=think).think is think
+
+
+def test_a_budget_of_thinking():
+    assert chat_job(thinking_budget=64).thinking_budget == 64
+    with pytest.raises(BadRequestError, match="thinking_budget must be 1 or more tokens, not 0"):
+        generate_job(prompt="a", thinking_budget=0)
+
+
+def test_the_level_max_is_the_highest_that_models_know():
+    assert chat_job(think="max").think == "high"
 
 
 @pytest.mark.parametrize(
-    ("fields", "ability"),
+    ("fields", "abilities"),
     [
-        ({"tools": []}, None),
-        ({"tools": [{}]}, "tools"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "tools"),
-        ({"messages": [{"role": "tool", "tool_name": "f", "content": "x"}]}, "tools"),
-        ({"messages": [{"role": "user", "images": ["aGk="]}]}, "vision"),
-        ({"messages": [{"role": "assistant", "thinking": "hm", "content": "x"}]}, None),
+        ({}, []),
+        ({"think": False}, []),
+        ({"think": True}, ["thinking"]),
+        ({"think": "low"}, ["thinking"]),
+        ({"images": ["aGk="]}, ["vision"]),
+        ({"images": []}, []),
+        ({"suffix": "x", "think": True}, ["insert", "thinking"]),
     ],
 )
-def test_abilities_that_chat_lacks(fields, ability):
-    assert to_struct(fields, wire.ChatRequest).refused_ability() == ability
+def test_abilities_that_generate_needs(fields, abilities):
+    assert abilities_of(generate_job(prompt="a", **fields)) == abilities
 
 
-def test_texts_of_refusals():
-    name = ModelName.parse("x")
-    full = "registry.ollama.ai/library/x:latest does not support"
-    assert wire.refusal("tools", "x", name) == f"{full} tools"
-    assert wire.refusal("insert", "x", name) == f"{full} insert"
-    assert wire.refusal("thinking", "x", name) == '"x" does not support thinking'
+@pytest.mark.parametrize(
+    ("fields", "abilities"),
+    [
+        ({"tools": []}, []),
+        ({"tools": [TOOL]}, ["tools"]),
+        ({"tools": [TOOL], "tool_choice": "none"}, []),
+        ({"tools": [TOOL], "think": True}, ["tools", "thinking"]),
+        ({"messages": [{"role": "tool", "tool_name": "f", "content": "x"}]}, []),
+        ({"messages": [{"role": "user", "images": ["aGk="]}]}, ["vision"]),
+        ({"messages": [{"role": "assistant", "thinking": "hm", "content": "x"}]}, []),
+    ],
+)
+def test_abilities_that_chat_needs(fields, abilities):
+    assert abilities_of(chat_job(**fields)) == abilities
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"suffix": "x"}, "^full/m:latest does not support insert$"),
+        ({"think": True}, '^"m" does not support thinking$'),
+        ({"images": ["aGk="]}, '^"m" does not support vision$'),
+    ],
+)
+def test_texts_of_refusals(fields, text):
+    with pytest.raises(UnsupportedError, match=text):
+        check_abilities(generate_job(prompt="a", **fields), "full/m:latest", ["vision"])
+    check_abilities(generate_job(prompt="a", suffix="x", think=True), "", ["insert", "thinking"])
+
+
+def test_a_model_that_could_see_is_told_from_one_that_cannot():
+    job = chat_job(messages=[{"role": "user", "images": ["aGk="]}])
+    for abilities, hint in (([], ""), (["vision"], "no engine of this release does yet")):
+        with pytest.raises(UnsupportedError) as caught:
+            check_abilities(job, "full/m:latest", abilities)
+        assert caught.value.hint == hint
+
+
+def test_everything_of_a_message_is_read():
+    call = {"id": "call_1", "function": {"index": 0, "name": "now", "arguments": {"zone": "UTC"}}}
+    job = chat_job(
+        messages=[
+            {"role": "user", "content": "look", "images": ["aGk="]},
+            {"role": "assistant", "thinking": "hm", "tool_calls": [call]},
+            {"role": "tool", "content": "12:00", "tool_call_id": "call_1"},
+        ]
+    )
+    assert job.work == (
+        Message("user", "look", images=(b"hi",)),
+        Message("assistant", "", "hm", (ToolCall("now", {"zone": "UTC"}, "call_1"),)),
+        Message("tool", "12:00", tool_name="now", tool_call_id="call_1"),
+    )
+
+
+def test_a_prompt_with_a_suffix_and_images():
+    job = generate_job(prompt="def f():", suffix="return 1", images=["aGk="])
+    assert job.work == Completion(prompt="def f():", suffix="return 1", images=(b"hi",))
+
+
+def test_tools_and_the_choice_among_them():
+    job = chat_job(tools=[TOOL], tool_choice="required")
+    (tool,) = job.tools
+    assert (tool.name, tool.description) == ("now", "Tells the time")
+    assert tool.source == TOOL
+    assert job.tool_choice == ToolChoice("required")
 
 
 @pytest.mark.parametrize(
@@ -204,29 +268,3 @@ def test_the_older_embeddings_are_not_normalised():
     wanted = to_struct({"model": "m", "prompt": "a"}, wire.EmbeddingsBody).to_embed(ME)
     assert wanted.inputs == ("a",)
     assert not wanted.normalize
-
-
-def test_zero_values_are_left_out_of_answers():
-    done = Done(reason="stop", total_ns=5, output_tokens=2, prompt_tokens=0)
-    answer = wire.generate_answer("m", "", True, wire.metrics_of(done))
-    assert answer.keys() == {
-        "model",
-        "created_at",
-        "response",
-        "done",
-        "done_reason",
-        "total_duration",
-        "eval_count",
-    }
-    assert wire.chat_answer("m", "", False, {})["message"] == {"role": "assistant", "content": ""}
-
-
-def test_logprobs_of_an_answer():
-    entry = TokenLogprob(7, b"\xe2\x82", -0.5, [(7, b"\xe2\x82", -0.5), (8, b"a", -1.0)])
-    token = {"token": "\ufffd", "logprob": -0.5, "bytes": [0xE2, 0x82]}
-    assert wire.logprobs_of([entry], 0) == [token]
-    assert wire.logprobs_of([entry], 1) == [token | {"top_logprobs": [token]}]
-
-
-def test_timestamps_have_nanoseconds_and_utc():
-    assert wire.timestamp(1_700_000_000_000_000_042) == "2023-11-14T22:13:20.000000042Z"

@@ -3,13 +3,15 @@
 import pytest
 
 from appliance.access.shares import Share
-from appliance.chat.events import Completion, Done, Embeddings, Message
+from appliance.chat.events import Completion, Embeddings, Message, ToolCall, ToolChoice
+from appliance.chat.plan import abilities_of
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
 from appliance.http.body import to_struct
 from appliance.http.errors import FieldError
-from engine.api import Constraint, TokenLogprob
+from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
+from engine.api import Constraint
 
 ME = Share(path=("key:me", ""))
 
@@ -18,13 +20,13 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 def chat_jobs(**fields):
     fields = {"model": "m", "messages": HELLO, **fields}
-    wire.refuse_fields(fields)
+    refuse_fields(fields, REFUSED_IN_CHAT)
     return to_struct(fields, wire.ChatRequest).to_jobs(ME, max_messages=10)
 
 
 def completion_jobs(**fields):
     fields = {"model": "m", "prompt": "hello", **fields}
-    wire.refuse_fields(fields)
+    refuse_fields(fields, REFUSED_IN_COMPLETIONS)
     return to_struct(fields, wire.CompletionRequest).to_jobs(ME)
 
 
@@ -62,8 +64,6 @@ def test_a_chat_becomes_one_job():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "function"}]},
-        {"tool_choice": "required"},
         {"functions": [{}]},
         {"function_call": {"name": "f"}},
         {"modalities": ["text", "audio"]},
@@ -74,8 +74,6 @@ def test_a_chat_becomes_one_job():
         {"priority": -1},
         {"cache_salt": "mine"},
         {"store": True},
-        {"reasoning_effort": "high"},
-        {"reasoning": {"effort": "low"}},
         {"verbosity": "low"},
         {"echo": True},
         {"suffix": "x"},
@@ -85,18 +83,30 @@ def test_a_chat_becomes_one_job():
 def test_fields_that_are_not_honoured_are_refused_by_name(fields):
     (name,) = fields
     with pytest.raises(FieldError, match=f"'{name}' is not supported") as caught:
-        wire.refuse_fields(fields)
+        refuse_fields(fields, REFUSED_IN_CHAT)
     assert caught.value.field_name == name
 
 
-def test_every_refused_field_passes_with_its_default():
-    for name, harmless in wire.REFUSED.items():
+@pytest.mark.parametrize("name", ["tools", "tool_choice", "reasoning_effort", "response_format"])
+def test_completions_know_no_tools_and_no_thinking(name):
+    with pytest.raises(FieldError, match=f"'{name}' is not supported"):
+        completion_jobs(**{name: "required"})
+
+
+def test_the_older_form_of_tools_names_the_newer():
+    with pytest.raises(FieldError, match="send 'tools'"):
+        chat_jobs(functions=[{"name": "f"}])
+
+
+@pytest.mark.parametrize("table", [REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS])
+def test_every_refused_field_passes_with_its_default(table):
+    for name, harmless in table.items():
         for value in (None, *harmless):
-            wire.refuse_fields({name: value})
+            refuse_fields({name: value}, table)
 
 
 def test_labels_without_influence_pass():
-    chat_jobs(user="me", metadata={"a": "b"}, safety_identifier="x", parallel_tool_calls=True)
+    chat_jobs(user="me", metadata={"a": "b"}, safety_identifier="x")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +118,15 @@ def test_labels_without_influence_pass():
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": ["text"]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "", "audio": {"id": "x"}}]}, "messages"),
+        ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages"),
+        ({"tools": [{}]}, "tools"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"reasoning_effort": "deep"}, "reasoning_effort"),
+        ({"reasoning": {"effort": "deep"}}, "reasoning_effort"),
+        ({"reasoning": {"max_tokens": 0}}, "reasoning.max_tokens"),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -147,6 +164,77 @@ def test_content_parts_are_joined_and_developers_are_the_system():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     (job,) = chat_jobs(messages=[{"role": "developer", "content": parts}])
     assert job.work == (Message("system", "a\nb"),)
+
+
+def test_tools_calls_and_results():
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": '{"a": 1}'}}
+    jobs = chat_jobs(
+        n=2,
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "now"}},
+        messages=[
+            {"role": "user", "content": "time?"},
+            {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "12:00"}]},
+            {"role": "tool", "tool_call_id": "2", "name": "other", "content": None},
+        ],
+    )
+    assert jobs[0] == jobs[1]
+    assert jobs[0].work == (
+        Message("user", "time?"),
+        Message("assistant", "", "hm", (ToolCall("now", {"a": 1}, "1"),)),
+        Message("tool", "12:00", tool_name="now", tool_call_id="1"),
+        Message("tool", "", tool_name="other", tool_call_id="2"),
+    )
+    assert jobs[0].tool_choice == ToolChoice("named", "now")
+    assert [tool.name for tool in jobs[0].tools] == ["now"]
+
+
+@pytest.mark.parametrize(
+    ("effort", "think"),
+    [
+        ("none", False),
+        ("minimal", "low"),
+        ("low", "low"),
+        ("medium", "medium"),
+        ("high", "high"),
+        ("xhigh", "high"),
+        (None, None),
+    ],
+)
+def test_efforts_are_levels_of_thinking(effort, think):
+    assert chat_jobs(reasoning_effort=effort)[0].think == think
+    assert chat_jobs(reasoning={"effort": effort})[0].think == think
+
+
+@pytest.mark.parametrize(
+    "start", ["data:image/png;base64,", "data:;base64,", "DATA:image/JPEG;base64,"]
+)
+def test_images_come_as_data_urls(start):
+    parts = [
+        {"type": "text", "text": "what is"},
+        {"type": "image_url", "image_url": {"url": f"{start}aGk=", "detail": "low"}},
+        {"type": "text", "text": "this?"},
+    ]
+    (job,) = chat_jobs(messages=[{"role": "user", "content": parts}])
+    assert job.work == (Message("user", "what is\nthis?", images=(b"hi",)),)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://x/y.png", "image URLs are not currently supported, please use base64"),
+        ("data:image/gif;base64,aGk=", "must be a data: URL in base64 of type image/jpeg"),
+        ("data:image/png,aGk=", "must be a data: URL in base64"),
+        ("data:image/png;base64,!", "is not base64"),
+        (7, "without image_url.url"),
+    ],
+)
+def test_images_that_are_none(url, text):
+    part = {"type": "image_url", "image_url": {"url": url}}
+    with pytest.raises(FieldError, match=text):
+        chat_jobs(messages=[{"role": "user", "content": [part]}])
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
@@ -206,6 +294,34 @@ def test_completions_are_bounded():
         completion_jobs(prompt=["a"] * 65)
 
 
+def test_a_suffix_goes_through_the_models_template():
+    (job,) = completion_jobs(suffix="after")
+    assert job.work == Completion(prompt="hello", suffix="after")
+    assert abilities_of(job) == ["insert"]
+
+
+def test_an_echo_is_of_each_choices_own_prompt():
+    fields = {"model": "m", "prompt": ["a", "b"], "n": 2, "echo": True}
+    body = to_struct(fields, wire.CompletionRequest)
+    assert body.echoes(body.to_jobs(ME)) == ["a", "a", "b", "b"]
+    body = to_struct({**fields, "echo": False}, wire.CompletionRequest)
+    assert body.echoes(body.to_jobs(ME)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"echo": True, "prompt": [1, 2]}, "prompt"),
+        ({"suffix": "x", "prompt": [[1], [2]]}, "prompt"),
+    ],
+)
+def test_echo_and_suffix_have_bounds(fields, field):
+    with pytest.raises(FieldError) as caught:
+        completion_jobs(**fields)
+    assert caught.value.field_name == field
+
+
 def test_best_of_passes_only_when_it_changes_nothing():
     completion_jobs(best_of=1)
     completion_jobs(best_of=2, n=2)
@@ -234,38 +350,3 @@ def test_encoding_formats():
     assert answers.embeddings_answer(found, "m", as_base64=True)["data"] == [
         {"object": "embedding", "index": 0, "embedding": "AACAPwAAAMA="}
     ]
-
-
-def test_a_prompt_with_several_choices_counts_once():
-    usage = answers.Usage()
-    done = Done(reason="stop", total_ns=0, prompt_tokens=10, cached_tokens=8, output_tokens=2)
-    usage.add(done, is_new_prompt=True)
-    usage.add(done, is_new_prompt=False)
-    assert usage.as_json() == {
-        "prompt_tokens": 10,
-        "completion_tokens": 4,
-        "total_tokens": 14,
-        "prompt_tokens_details": {"cached_tokens": 8},
-    }
-
-
-def test_text_offsets_go_on_from_piece_to_piece():
-    shape = answers.TextShape(top=1)
-    first = TokenLogprob(1, b"ab", -0.5, [(1, b"ab", -0.5)])
-    second = TokenLogprob(2, b"c", -0.25, [(2, b"c", -0.25)])
-    assert shape.delta(0, "ab", [first])["logprobs"] == {
-        "tokens": ["ab"],
-        "token_logprobs": [-0.5],
-        "top_logprobs": [{"ab": -0.5}],
-        "text_offset": [0],
-    }
-    assert shape.delta(0, "c", [second])["logprobs"]["text_offset"] == [2]
-    assert shape.delta(1, "c", [second])["logprobs"]["text_offset"] == [0]
-
-
-def test_chat_logprobs():
-    entry = TokenLogprob(1, b"ab", -0.5, [(1, b"ab", -0.5), (2, b"c", -1.0)])
-    token = {"token": "ab", "logprob": -0.5, "bytes": [97, 98]}
-    choice = answers.ChatShape(top=1).choice(0, "ab", [entry])
-    assert choice["logprobs"]["content"] == [token | {"top_logprobs": [token]}]
-    assert answers.ChatShape().choice(0, "ab", None)["logprobs"] is None

@@ -227,6 +227,20 @@ def test_odd_tools_render(source):
     assert go("{{ if .Messages }}{{ .Tools }}{{ end }}", user("x"), tools=[tool]).startswith("[{")
 
 
+def test_tools_and_arguments_that_nest_without_end_are_one_error():
+    schema, arguments = {"type": "object"}, {}
+    for _ in range(5000):
+        schema = {"type": "object", "properties": {"a": schema}}
+        arguments = {"a": arguments}
+    for inputs in (
+        {"tools": [Tool("x", parameters=schema)]},
+        {"messages": [bot("", tool_calls=(ToolCall("x", arguments),))]},
+    ):
+        messages = inputs.pop("messages", [user("x")])
+        with pytest.raises(TemplateError, match="too deep"):
+            go("{{ json .Messages }}", *messages, **inputs)
+
+
 def test_the_order_of_templates():
     assert choose_template("r", "s", "j") == ChatTemplate("r")
     assert choose_template("", "s", "j") == ChatTemplate("s")

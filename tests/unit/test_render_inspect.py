@@ -50,7 +50,7 @@ def test_tool_call_tags_of_jinja_templates(template, tag):
     ("template", "is_go", "tags"),
     [
         (CHATML, True, ("<think>", "</think>")),
-        ("{{ range .Messages }}{{ if 1 }}bot: [T]\n{{ .Thinking }}[/T] {{ end }}{{ end }}",
+        ("{{ range .Messages }}{{ if 1 }}bot: [T]\n{{ .Thinking }}[/T] and more {{ end }}{{ end }}",
          True, ("[T]", "[/T]")),
         ("{{ range $m := .Messages }}{{ if 1 }}<t>{{ $m.Thinking }}</t>{{ end }}{{ end }}",
          True, ("<t>", "</t>")),

@@ -30,7 +30,9 @@ def render_go(template: str, given: RenderInput) -> str:
         _execute(program, run, given)
         return run.text()
     except GoTemplateError as error:
-        raise TemplateError(f"the model's template failed: {error}") from error
+        raise TemplateError(f"the chat template failed: {error}") from error
+    except RecursionError as error:
+        raise TemplateError("a tool's parameters or a call's arguments nest too deep") from error
 
 
 def _execute(program: Program, run: Run, given: RenderInput) -> None:

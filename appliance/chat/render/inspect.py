@@ -1,14 +1,17 @@
-"""What a model's template says about its output: which tags its thinking and its calls stand in."""
+"""What a model's template says about its output: which tags its thinking and its calls stand in.
+
+As in `template.py`, the languages are imported by the first who asks.
+"""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from appliance.chat.events import Message, ToolCall
 from appliance.chat.render.inputs import RenderInput
-from appliance.chat.render.jinja import render_jinja
 from appliance.errors import BadRequestError, TemplateError
-from appliance.templates.facts import go_thinking_tags, go_tool_call_tag, jinja_facts
-from appliance.templates.go.errors import GoTemplateError
-from appliance.templates.go.program import compile_template
+
+if TYPE_CHECKING:
+    from appliance.templates.go.nodes import Tree
 
 _QUESTION = Message("user", "?")
 _NAME = "hearth_probe"
@@ -20,19 +23,29 @@ def tool_call_tag(template: str, *, is_go: bool) -> str:
     when the call begins the answer bare, or the template prints no calls or is broken."""
     if not is_go:
         return _jinja_tool_call_tag(template)
-    try:
-        return go_tool_call_tag(compile_template(template).tree)
-    except GoTemplateError:
-        return ""
+    from appliance.templates.facts import go_tool_call_tag
+
+    tree = _go_tree(template)
+    return go_tool_call_tag(tree) if tree else ""
 
 
 def thinking_tags(template: str, *, is_go: bool) -> tuple[str, str] | None:
     """The tags around what the model thinks before it answers; None for one that does not."""
+    from appliance.templates.facts import go_thinking_tags, jinja_facts
+
     if not is_go:
         found = jinja_facts(template)
         return found.thinking_tags if found.thinks else None
+    tree = _go_tree(template)
+    return go_thinking_tags(tree) if tree else None
+
+
+def _go_tree(template: str) -> "Tree | None":
+    from appliance.templates.go.errors import GoTemplateError
+    from appliance.templates.go.program import compile_template
+
     try:
-        return go_thinking_tags(compile_template(template).tree)
+        return compile_template(template).tree
     except GoTemplateError:
         return None
 
@@ -43,6 +56,8 @@ def _jinja_tool_call_tag(template: str) -> str:
 
     Templates of the same family write it in a dozen ways; what they print tells it every time.
     """
+    from appliance.chat.render.jinja import render_jinja
+
     turns = (Message("assistant", "", tool_calls=(_CALL,)), Message("assistant", "~"))
     try:
         call, text = (

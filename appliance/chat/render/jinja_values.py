@@ -1,7 +1,7 @@
 """Messages and tools as Jinja chat templates see them: OpenAI's form, as Transformers takes it.
 
 A turn's thinking goes under both names that templates use. Arguments of calls are objects; for a
-template that joins them as text, JSON text (`chat/render/jinja.py` finds out).
+template that joins them as text, JSON text (`jinja_needs.py` finds out).
 """
 
 import json
@@ -9,6 +9,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.chat.events import Message, Tool, ToolCall
+from appliance.chat.render.inputs import RenderInput
+
+
+def variables(given: RenderInput, *, arguments_as_text: bool) -> dict[str, Any]:
+    """Everything that a template can look up, but for functions of the sandbox."""
+    return {
+        "messages": [
+            message_value(message, arguments_as_text=arguments_as_text)
+            for message in given.messages
+        ],
+        "add_generation_prompt": given.add_generation_prompt,
+        "bos_token": given.bos_token,
+        "eos_token": given.eos_token,
+        "tools": [dict(tool_source(tool)) for tool in given.tools] or None,
+        "documents": None,
+        "strftime_now": lambda pattern: given.now().strftime(pattern),
+        **think_variables(given.think),
+    }
 
 
 def tool_source(tool: Tool) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Tokens to a tree, by the rules of text/template/parse/parse.go.
+"""Tokens to a tree, by the rules of text/template/parse/parse.go: the blocks of a template.
 
 Variables are resolved to slots here: what Go does with a stack while it runs is fixed by the text.
 """
@@ -6,73 +6,34 @@ Variables are resolved to slots here: what Go does with a stack while it runs is
 from collections.abc import Container
 
 from appliance.templates.go.errors import GoParseError
-from appliance.templates.go.lexer import Token, line_of, tokens_of
-from appliance.templates.go.literals import number, unquote
+from appliance.templates.go.lexer import Token, line_of
 from appliance.templates.go.nodes import (
     Action,
     Branch,
     Call,
-    Chain,
-    Command,
-    Constant,
-    Dot,
-    Field,
-    Function,
     Jump,
-    Nil,
     Node,
-    Operand,
     Pipe,
     Template,
     Text,
     Tree,
-    Variable,
 )
+from appliance.templates.go.pipelines import KEYWORDS, PipelineParser, Scope
 
-MAX_NESTING = 100  # of blocks and parentheses
-_KEYWORDS = frozenset(
-    "if else end range with define template block break continue".split()  # noqa: SIM905
-)
 _CONTROLS = frozenset({"if", "range", "with"})
-_OPERANDS = frozenset(
-    {"word", "dot", "field", "variable", "number", "string", "raw", "char", "open"}
-)
 
 
 def parse(source: str, functions: Container[str]) -> Tree:
     """The tree of `source`, which may call `functions`; raises GoParseError."""
-    parser = _Parser(source, functions)
-    return parser.parse()
+    return _Parser(source, functions).parse()
 
 
-class _Scope:
-    """The variables of one template while it is parsed."""
-
-    def __init__(self) -> None:
-        self.names = ["$"]
-        self.slots = 1  # most that exist at a time
-
-    def declare(self, name: str) -> int:
-        self.names.append(name)
-        self.slots = max(self.slots, len(self.names))
-        return len(self.names) - 1
-
-    def find(self, name: str) -> int | None:
-        places = (i for i in range(len(self.names) - 1, -1, -1) if self.names[i] == name)
-        return next(places, None)
-
-
-class _Parser:
+class _Parser(PipelineParser):
     def __init__(self, source: str, functions: Container[str]) -> None:
-        self._source = source
-        self._functions = functions
-        self._tokens = tokens_of(source)
-        self._at = 0
-        self._scope = _Scope()
+        super().__init__(source, functions)
         self._templates: dict[str, Template] = {}
         self._called: list[Call] = []
         self._ranges = 0
-        self._nesting = 0
 
     def parse(self) -> Tree:
         nodes, stop = self._nodes(is_top=True)
@@ -86,49 +47,6 @@ class _Parser:
                     line_of(self._source, call.pos), f'template "{call.name}" not defined'
                 )
         return tree
-
-    # -- tokens -------------------------------------------------------------------------------
-
-    def _next(self) -> Token:
-        token = self._tokens[self._at]
-        self._at = min(self._at + 1, len(self._tokens) - 1)
-        return token
-
-    def _peek(self) -> Token:
-        return self._tokens[self._at]
-
-    def _skip_space(self) -> Token:
-        """The next token that is no blank, not yet taken."""
-        while self._peek().kind == "space":
-            self._at += 1
-        return self._peek()
-
-    def _next_solid(self) -> Token:
-        self._skip_space()
-        return self._next()
-
-    def _right(self, context: str) -> None:
-        token = self._next_solid()
-        if token.kind != "right":
-            raise self._unexpected(token, context)
-
-    def _error(self, token: Token, message: str) -> GoParseError:
-        return GoParseError(line_of(self._source, token.pos), message)
-
-    def _unexpected(self, token: Token, context: str) -> GoParseError:
-        if token.kind == "end":
-            return self._error(token, "unexpected EOF")
-        if token.kind == "word" and token.text in _KEYWORDS:
-            return self._error(token, f"unexpected <{token.text}> in {context}")
-        text = token.text if len(token.text) <= 10 else f"{token.text[:10]}..."
-        return self._error(token, f'unexpected "{text}" in {context}')
-
-    def _enter(self, token: Token) -> None:
-        self._nesting += 1
-        if self._nesting > MAX_NESTING:
-            raise self._error(token, f"blocks or parentheses nest deeper than {MAX_NESTING}")
-
-    # -- nodes --------------------------------------------------------------------------------
 
     def _nodes(self, *, is_top: bool = False) -> tuple[tuple[Node, ...], Token]:
         """Nodes up to `end`, `else` or the end of the text; that token, taken."""
@@ -152,7 +70,7 @@ class _Parser:
 
     def _action(self, left: Token) -> Node:
         word = self._peek()
-        if word.kind == "word" and word.text in _KEYWORDS:
+        if word.kind == "word" and word.text in KEYWORDS:
             self._at += 1
             if word.text in _CONTROLS:
                 return self._control(word)
@@ -216,7 +134,7 @@ class _Parser:
     def _add(self, word: Token, name: str) -> None:
         """Parse a body up to its `end` as the template `name`."""
         self._enter(word)
-        outer, ranges, self._scope, self._ranges = self._scope, self._ranges, _Scope(), 0
+        outer, ranges, self._scope, self._ranges = self._scope, self._ranges, Scope(), 0
         nodes, stop = self._nodes()
         if stop.kind == "end":
             raise self._error(stop, "unexpected EOF")
@@ -256,143 +174,6 @@ class _Parser:
         if token.kind not in {"string", "raw"}:
             raise self._unexpected(token, context)
         return self._unquoted(token)
-
-    # -- pipelines ----------------------------------------------------------------------------
-
-    def _pipe(self, context: str, end: str) -> Pipe:
-        """A pipeline and the token that ends it, "right" or "close"."""
-        start = self._skip_space()
-        names, is_assign = self._declarations(context)
-        commands: list[Command] = []
-        while True:
-            token = self._skip_space()
-            if token.kind == end:
-                self._at += 1
-                break
-            if token.kind not in _OPERANDS or (token.kind == "word" and token.text in _KEYWORDS):
-                raise self._unexpected(token, context)
-            commands.append(self._command())
-        if not commands:
-            raise self._error(start, f"missing value for {context}")
-        for stage, command in enumerate(commands[1:], 2):
-            if isinstance(command.args[0], Dot | Nil | Constant):
-                raise self._error(start, f"non executable command in pipeline stage {stage}")
-        slots = tuple(self._slot(start, name, is_assign) for name in names)
-        return Pipe(start.pos, names, slots, is_assign, tuple(commands))
-
-    def _declarations(self, context: str) -> tuple[tuple[str, ...], bool]:
-        """The names before `:=` or `=`, none when the pipeline has no such sign."""
-        names: list[str] = []
-        before = self._at
-        while self._skip_space().kind == "variable":
-            names.append(self._next().text)
-            sign = self._skip_space()
-            if sign.kind in {"declare", "assign"}:
-                self._at += 1
-                return tuple(names), sign.kind == "assign"
-            if sign.kind != "comma":
-                break
-            if context != "range" or len(names) > 1:
-                raise self._error(sign, f"too many declarations in {context}")
-            self._at += 1
-        if len(names) > 1 or self._tokens[self._at - 1].kind == "comma":
-            raise self._error(self._peek(), "range can only initialize variables")
-        self._at = before
-        return (), False
-
-    def _slot(self, token: Token, name: str, is_assign: bool) -> int:
-        if not is_assign:
-            return self._scope.declare(name)
-        slot = self._scope.find(name)
-        if slot is None:
-            raise self._error(token, f'undefined variable "{name}"')
-        return slot
-
-    def _command(self) -> Command:
-        args: list[Operand] = []
-        start = self._peek()
-        while True:
-            self._skip_space()
-            operand = self._operand()
-            if operand is not None:
-                args.append(operand)
-            token = self._next()
-            if token.kind == "space":
-                continue
-            if token.kind in {"right", "close"}:
-                self._at -= 1
-            elif token.kind != "pipe":
-                raise self._unexpected(token, "operand")
-            elif self._skip_space().kind in {"right", "close"}:
-                raise self._error(token, "missing value for command")
-            break
-        if not args:
-            raise self._error(start, "empty command")
-        return Command(start.pos, tuple(args))
-
-    def _operand(self) -> Operand | None:
-        start = self._peek()
-        operand = self._term()
-        if operand is None:
-            return None
-        names: list[str] = []
-        while self._peek().kind == "field":
-            names.append(self._next().text[1:])
-        if not names:
-            return operand
-        match operand:
-            case Field():
-                return Field(operand.pos, (*operand.names, *names))
-            case Variable():
-                return Variable(operand.pos, operand.name, operand.slot, tuple(names))
-            case Dot() | Nil() | Constant():
-                raise self._error(start, f'unexpected . after term "{operand}"')
-            case _:
-                return Chain(operand.pos, operand, tuple(names))
-
-    def _term(self) -> Operand | None:
-        token = self._next()
-        match token.kind:
-            case "word" if token.text not in _KEYWORDS:
-                return self._word(token)
-            case "dot":
-                return Dot(token.pos)
-            case "field":
-                return Field(token.pos, (token.text[1:],))
-            case "variable":
-                slot = self._scope.find(token.text)
-                if slot is None:
-                    raise self._error(token, f'undefined variable "{token.text}"')
-                return Variable(token.pos, token.text, slot)
-            case "number" | "char":
-                try:
-                    return Constant(token.pos, number(token.text), token.text)
-                except ValueError as error:
-                    raise self._error(token, str(error)) from error
-            case "string" | "raw":
-                return Constant(token.pos, self._unquoted(token), token.text)
-            case "open":
-                self._enter(token)
-                pipe = self._pipe("parenthesized pipeline", "close")
-                self._nesting -= 1
-                return pipe
-        self._at -= token.kind != "end"
-        return None
-
-    def _word(self, token: Token) -> Operand:
-        if token.text in {"true", "false"}:
-            return Constant(token.pos, token.text == "true", token.text)
-        if token.text == "nil":
-            return Nil(token.pos)
-        if token.text not in self._functions:
-            raise self._error(token, f'function "{token.text}" not defined')
-        return Function(token.pos, token.text)
-
-    def _unquoted(self, token: Token) -> str:
-        try:
-            return unquote(token.text)
-        except ValueError as error:
-            raise self._error(token, str(error)) from error
 
 
 def _is_empty(template: Template) -> bool:

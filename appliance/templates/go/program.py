@@ -18,7 +18,7 @@ MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_STEPS = 1_000_000  # nodes and turns of loops in one rendering
 MAX_OUTPUT = 16 * 1024 * 1024  # characters
 MAX_VALUE = 8 * 1024 * 1024  # characters of one value that a function builds
-MAX_WORK = 128 * 1024 * 1024  # characters and elements that functions read or build in all
+MAX_WORK = 32 * 1024 * 1024  # characters and elements that functions read or build in all
 _CACHED_PROGRAMS, _CACHED_CHARS = 64, 2 * 1024 * 1024
 
 

@@ -1,0 +1,103 @@
+"""OpenAI's chat messages, from JSON to domain values.
+
+Source: OpenAI API reference, chat/completions; with `reasoning` and `reasoning_content`, as which
+clients of local models hand back what an assistant thought.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from appliance.chat.events import Message
+from appliance.http.errors import FieldError
+from appliance.http.fields import check_count
+from appliance.http.tools_wire import MAX_IMAGES, calls_of, images_of, named_results
+
+_DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,", re.IGNORECASE)
+
+
+class ChatMessage(msgspec.Struct, kw_only=True):
+    """One message. `name` is the tool's in a tool's result; elsewhere it has no place in chat
+    templates and is dropped, as Ollama does."""
+
+    role: str = ""
+    content: str | list[Any] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+    function_call: Any = None
+    audio: Any = None
+
+    def to_message(self, place: str) -> Message:
+        """`place` names the message for errors. Raises BadRequestError for what cannot be read."""
+        role = self.role.lower()
+        if self.function_call is not None:
+            raise FieldError("messages", f"{place}.function_call is not supported; send tool_calls")
+        if self.audio is not None:
+            raise FieldError("messages", "messages with audio are not supported")
+        text, images = self._content(place)
+        return Message(
+            "system" if role == "developer" else role,
+            text,
+            thinking=self.reasoning or self.reasoning_content or "",
+            tool_calls=calls_of(self.tool_calls, place),
+            tool_name=(self.name or "") if role == "tool" else "",
+            tool_call_id=self.tool_call_id or "",
+            images=images,
+        )
+
+    def _content(self, place: str) -> tuple[str, tuple[bytes, ...]]:
+        """The text parts, one per line, and the images among them."""
+        if isinstance(self.content, str):
+            return self.content, ()
+        if self.content is None:
+            if self.tool_calls or self.role.lower() == "tool":
+                return "", ()
+            raise FieldError("messages", f"invalid message format: {place}.content is missing")
+        texts, images = [], []
+        for number, part in enumerate(self.content):
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind in ("image_url", "input_image"):
+                images.append(_image(part.get("image_url")))
+            else:
+                texts.append(_text(part, kind, f"{place}.content[{number}]"))
+        return "\n".join(texts), images_of(images, f"{place}.content")
+
+
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """The conversation; raises BadRequestError."""
+    read = [message.to_message(f"messages[{n}]") for n, message in enumerate(messages)]
+    check_count("images", sum(len(message.images) for message in read), MAX_IMAGES)
+    return named_results(read)
+
+
+def _text(part: Any, kind: Any, place: str) -> str:
+    if kind in ("text", "input_text") and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind in ("input_audio", "file"):
+        raise FieldError(
+            "messages", f"content of type {kind} is not supported, only text and images"
+        )
+    raise FieldError("messages", f"invalid message format: {place} is not a text")
+
+
+def _image(value: Any) -> str:
+    """The base64 of a data: URL, which comes bare or in an object with the wish for detail."""
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
+        raise FieldError("messages", "invalid message format: an image without image_url.url")
+    if url[:8].lower().startswith(("http://", "https://")):
+        raise FieldError(
+            "messages",
+            "image URLs are not currently supported, please use base64 encoded data instead",
+        )
+    if (found := _DATA_URL.match(url)) is None:
+        raise FieldError(
+            "messages",
+            "an image must be a data: URL in base64 of type image/jpeg, image/png or image/webp",
+        )
+    return url[found.end() :]
