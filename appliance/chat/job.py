@@ -173,7 +173,7 @@ class ChatService:
                 messages = without_old_thinking(messages, family.thinking)
             limit = info.context_length if request.truncate else 2**63
             prompt = await fit_conversation(template, messages, measure, limit)
-        return prompt, make_plan(request, family, prompt.text)
+        return prompt, await asyncio.to_thread(make_plan, request, family, prompt.text)
 
 
 def trial_place(name: ModelName) -> ModelName:

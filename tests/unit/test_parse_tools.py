@@ -212,6 +212,14 @@ def test_a_template_that_opened_the_thinking():
     assert run("qwen3", ["\nhm\n</think>\n\nyes"], is_opened=True) == [Thinking("hm"), Text("yes")]
 
 
+def test_a_header_without_end_is_text():
+    output = "<|channel|>analysis<|message|>a<|start|>" + "x" * 400 + "<|start|>b"
+    for pieces in ([output], list(output)):
+        whole = run("harmony", pieces)
+        assert text_of(whole, Thinking) == "a"
+        assert text_of(whole, Text) == "<|start|>" + "x" * 400
+
+
 def test_old_thinking_is_forgotten():
     old = Message("assistant", "<think>\nhm\n</think>\n\nyes")
     quoted = Message("assistant", "say </think> to end it")

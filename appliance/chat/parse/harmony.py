@@ -116,7 +116,10 @@ class HarmonyParser:
             return self._plain(text)
         at = text.find(_MESSAGE)
         if at > _MAX_HEADER or (at < 0 and len(text) > _MAX_HEADER + len(_MESSAGE)):
-            return self._plain(text)
+            self._kind = _Kind.ANSWER
+            first = len(text) - len(start) + 1
+            self._say(text[:first])  # or its mark would begin a header again, for ever
+            return text[first:]
         if at >= 0:
             self._begin(text[:at])
             return text[at + len(_MESSAGE) :]

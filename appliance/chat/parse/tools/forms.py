@@ -43,9 +43,10 @@ QWEN_CODER = CallForm(
     reader=written.qwen_coder,
 )
 LLAMA = CallForm(opens=("<|python_tag|>",), is_bare=True, must_know=True)
+# Possessive where white space may come: a header that does not match must cost little.
 MISTRAL = CallForm(
     opens=("[TOOL_CALLS]",),
-    header=re.compile(r"\s*(?P<name>[\w.:-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*"),
+    header=re.compile(r"\s*+(?P<name>[\w.:-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*+"),
     prompt="[TOOL_CALLS]",
     named="[TOOL_CALLS]NAME[ARGS]",
 )
@@ -69,8 +70,8 @@ DEEPSEEK = CallForm(
     opens=("<｜tool▁calls▁begin｜>", _BEGIN),  # noqa: RUF001
     closes=("```", _END, "<｜tool▁calls▁end｜>"),  # noqa: RUF001
     header=re.compile(
-        rf"\s*(?:{_BEGIN})?\s*(?:function{_SEP})?(?P<id>)(?P<name>[\w.:-]+)"
-        rf"\s*(?:{_SEP})?\s*(?:```(?:json)?)?\s*"
+        rf"\s*+(?:{_BEGIN})?\s*+(?:function{_SEP})?(?P<id>)(?P<name>[\w.:-]+)"
+        rf"\s*+(?:{_SEP})?\s*+(?:```(?:json)?)?\s*+"
     ),
     named=f"<｜tool▁calls▁begin｜>{_BEGIN}NAME{_SEP}",  # noqa: RUF001
 )
