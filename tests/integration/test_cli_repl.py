@@ -110,7 +110,7 @@ def test_the_path_of_an_image_is_text_to_a_model_that_cannot_see(terminal, tmp_p
     picture.write_bytes(b"\x89PNG\r\n\x1a\n")
     answer = terminal.ask(f"Rename {picture}")
     assert "cannot see images: the path" in answer
-    assert f"Rename {picture}" in answer.replace("\n", "")
+    assert f"Rename{picture}" in "".join(answer.split())  # wherever the terminal broke the line
 
 
 def test_long_answer_is_wrapped_between_words(terminal):
