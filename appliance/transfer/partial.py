@@ -65,6 +65,10 @@ class Partial:
                 raise LibraryError(f"another process is fetching blob {self.digest}") from error
             self._done = self._read_journal()
             self._saved = frozenset(self._done)
+            if not self._done and self._journal.exists():
+                # Of an earlier file: it would be believed once this one has its whole length.
+                self._journal.unlink()
+                fsync_folder(self._store.root)
             os.ftruncate(self._fd, self.size)
 
     # -- what is there ----------------------------------------------------------------------

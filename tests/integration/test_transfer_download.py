@@ -320,3 +320,21 @@ async def test_two_processes_do_not_write_one_file(fetch, store):
     await asyncio.to_thread(other.close)
     await fetch()
     check(store)
+
+
+def test_a_journal_without_its_file_vouches_for_nothing(tmp_path):
+    """Killed between the blob's own name and the journal's end; pruned; killed again."""
+    store = BlobStore(tmp_path / "blobs")
+    first = Partial(store, DIGEST, SIZE)
+    first.open()
+    first.write(0, [DATA[:CHUNK_BYTES]])
+    first.complete(0)
+    first.close()
+    (tmp_path / "blobs" / f"{DIGEST.filename}-part").unlink()
+    second = Partial(store, DIGEST, SIZE)
+    second.open()
+    os.close(second._fd)  # a kill  # noqa: SLF001
+    third = Partial(store, DIGEST, SIZE)
+    third.open()
+    assert third.missing == list(range(third.chunk_count))
+    third.close()
