@@ -6,7 +6,8 @@ Everyone decodes 128 tokens from an almost empty context and computes a prompt o
 nobody has cached, with an F16 KV cache and flash attention on "auto", which is each program's
 default. The servers sample with top-k, top-p and temperature. llama-bench computes one prompt that
 it does not count before the one that it does, so each server is asked one too, in the same order:
-a process that was idle while its peers ran has its weights to find again.
+a process that was idle while its peers ran has its weights to find again. All three read one file,
+the service's: the pages of two copies lie differently in memory.
 
     decode    tokens per second between the first token and the end, on the client's clock (on the
               program's own, where that is slower: a client that was kept from reading sees a burst)
@@ -22,6 +23,7 @@ import itertools
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,14 +157,17 @@ def main(argv: list[str] | None = None) -> None:
     }
     rows, results = [], {}
     with contextlib.ExitStack() as stack:
+        state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hearth-bench-")))
         if options.server_url:
             service = harness.Service(options.server_url, None, 0.0)
         else:
-            service = stack.enter_context(harness.hearth_service())
+            service = stack.enter_context(harness.hearth_service(HEARTH_STATE=str(state)))
         for shape, quant in itertools.product(options.shapes, options.quants):
             path = shapes.ensure(shapes.SHAPES[shape], quant, options.models)
             name = f"bench-{shape}-{quant}".lower()
-            harness.create_model(service, name, path)
+            digest = harness.create_model(service, name, path)
+            stored = state / "models" / "blobs" / digest.replace(":", "-")
+            path = stored if stored.exists() else path
             with llama_server(tools.server, path, options.threads) as peer:
                 contenders = {
                     "llama-bench": llama_bench(tools.bench, path, options.threads),

@@ -188,8 +188,11 @@ def free_port() -> int:
         return port
 
 
-def create_model(service: Service, name: str, path: Path, **parameters: Any) -> None:
-    """Upload a GGUF file and make the model `name` of it, by Ollama's API (blobs, create)."""
+def create_model(service: Service, name: str, path: Path, **parameters: Any) -> str:
+    """Upload a GGUF file and make the model `name` of it, by Ollama's API (blobs, create).
+
+    Returns the blob's digest, `sha256:<hex>`.
+    """
     with path.open("rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     with path.open("rb") as file:
@@ -201,6 +204,7 @@ def create_model(service: Service, name: str, path: Path, **parameters: Any) -> 
     )
     if last.get("status") != "success":
         raise SystemExit(f"creating {name} from {path} failed: {last}")
+    return digest
 
 
 def unload(service: Service, name: str) -> None:
