@@ -5,6 +5,7 @@ None of them loads a model. `/api/version` must answer in milliseconds while a m
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -71,11 +72,10 @@ async def status(request: web.Request) -> web.StreamResponse:
 
 
 async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
-    """The body of /hearth/v1/status. Texts of conditions name folders: not for everybody."""
+    """The body of /hearth/v1/status. Problems and conditions name folders: not for everybody."""
     is_trusted = Scope.MANAGE in caller.scopes
     state = app[STATE]
     memory = await asyncio.to_thread(read_memory)
-    damaged = await asyncio.to_thread(app[LIBRARY].problems)
     channels, damaged_channels = await app[CHANNELS].list()
     trust = await asyncio.to_thread(trust_answer, app[GATE], app[REPOSITORIES])
     return {
@@ -91,14 +91,20 @@ async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
         "trust": trust,
         "discovery": discovery_entry(app[DISCOVERY].status()),
         "channels": [channel_entry(each, with_reasons=is_trusted) for each in channels],
-        "problems": [
-            *(f"{problem.path}: {problem.reason}" for problem in damaged),
-            *await asyncio.to_thread(app[GATE].problems),
-            *app[ACCESS].problems,
-            *damaged_channels,
-        ],
+        "problems": await _problems(app, damaged_channels) if is_trusted else [],
         "conditions": [entry(each, whole=is_trusted) for each in await conditions_of(app)],
     }
+
+
+async def _problems(app: web.Application, of_channels: Sequence[str]) -> list[str]:
+    """What is wrong with what is stored, in sentences."""
+    damaged = await asyncio.to_thread(app[LIBRARY].problems)
+    return [
+        *(f"{problem.path}: {problem.reason}" for problem in damaged),
+        *await asyncio.to_thread(app[GATE].problems),
+        *app[ACCESS].problems,
+        *of_channels,
+    ]
 
 
 async def plan(request: web.Request) -> web.StreamResponse:
