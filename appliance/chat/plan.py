@@ -18,7 +18,7 @@ from appliance.chat.parse.tools import forms
 from appliance.errors import BadRequestError, UnsupportedError
 from engine.api import Constraint
 
-MAX_TOOLS = 512
+MAX_TOOLS = 128  # OpenAI's own limit; more would not fit a small model's context anyway
 LACKED = frozenset({"vision"})  # what a model may list and no engine of this release does
 _MAX_DEPTH = 64  # nested schemas, as the engines have it (engine/llama/schema.py)
 

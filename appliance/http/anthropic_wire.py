@@ -14,10 +14,11 @@ import msgspec
 
 from appliance.access.shares import Share
 from appliance.chat.events import JobRequest, Tool, ToolChoice
+from appliance.chat.plan import MAX_TOOLS
 from appliance.http.anthropic_messages import conversation_of
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import check_count, schema_constraint
-from appliance.http.tools_wire import MAX_TOOLS, tools_of
+from appliance.http.tools_wire import tools_of
 from engine.api import Constraint
 
 MAX_STOPS = 16

@@ -14,11 +14,12 @@ import msgspec
 
 from appliance.access.shares import Share
 from appliance.chat.events import JobRequest
+from appliance.chat.plan import MAX_TOOLS
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import check_count, schema_constraint
 from appliance.http.openai_wire import DEFAULTS, EFFORTS
 from appliance.http.responses_items import conversation_of
-from appliance.http.tools_wire import MAX_TOOLS, tool_choice_of, tools_of
+from appliance.http.tools_wire import tool_choice_of, tools_of
 from engine.api import Constraint
 
 _WHOLE = "this box stores no answers: send the whole conversation as 'input'"

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from appliance.chat.events import Message, Tool, ToolCall, ToolChoice
+from appliance.chat.plan import MAX_TOOLS
 from appliance.errors import RequestTooLargeError
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, check_count, depth_of
 
-MAX_TOOLS = 128  # OpenAI's own limit; more would not fit a small model's context anyway
 MAX_TOOLS_BYTES = 512 * 1024  # of all their schemas together
 MAX_DESCRIPTION = 16 * 1024  # characters
 MAX_NAME = 128  # characters

@@ -209,7 +209,7 @@ async def test_what_a_model_cannot(chat, request_, says):
     [
         ((), ToolChoice("required"), "has no tools"),
         ((TIME,), ToolChoice("named", "other"), '"other", which is none'),
-        ((TIME,) * 1000, ToolChoice(), "1000 tools; at most 512"),
+        ((TIME,) * 1000, ToolChoice(), "1000 tools; at most 128"),
     ],
 )
 async def test_tools_that_cannot_be_offered(chat, tools, choice, says):
