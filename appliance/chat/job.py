@@ -7,10 +7,12 @@ aborts the sequence in the engine and frees its slot.
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
+from appliance.access.shares import Share
 from appliance.chat import options as job_options
 from appliance.chat.events import (
     Completion,
@@ -20,6 +22,10 @@ from appliance.chat.events import (
     Event,
     JobRequest,
     Rendered,
+    ScoreRequest,
+    Scores,
+    Tokenized,
+    TokenizeRequest,
 )
 from appliance.chat.parse.families import choose_family
 from appliance.chat.parse.thinking import without_old_thinking
@@ -39,7 +45,10 @@ from appliance.library.library import Library
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.manager import Models
+from appliance.models.resident import Lease
 from engine.process.client import EngineClient
+
+RANK_POOLING = 4  # of the key `pooling_type` (llama.h, LLAMA_POOLING_TYPE_RANK)
 
 
 class ChatService:
@@ -98,19 +107,13 @@ class ChatService:
         the model."""
         began = time.monotonic_ns()
         stored = await self._find(request.model, trial)
-        own = await asyncio.to_thread(lambda: stored.parameters)
-        options = job_options.merge(request.options, own, {})
         inputs = [text if isinstance(text, str) else list(text) for text in request.inputs]
         vectors: list[list[float]] = []
         tokens = 0
-        async with self._models.lease(
-            stored,
-            options.values,
-            keep_alive=request.keep_alive,
-            share=request.share.path,
-            place=trial_place(trial.name) if trial is not None else None,
+        place = trial_place(trial.name) if trial is not None else None
+        async with self._lease(
+            stored, request.options, request.keep_alive, request.share, place
         ) as lease:
-            request.share.purse.check()  # again: others of this share may have run meanwhile
             if inputs:
                 vectors, tokens = await lease.client.embed(inputs, truncate=request.truncate)
                 request.share.purse.charge(tokens)
@@ -124,6 +127,83 @@ class ChatService:
             total_ns=time.monotonic_ns() - began,
             load_ns=lease.load_ns,
         )
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """How well each document answers its query. Raises as `run` does; UnsupportedError for a
+        model that cannot score."""
+        stored = await self._find(request.model, None)
+        header = await asyncio.to_thread(stored.header)
+        if not header.is_embedding:
+            raise UnsupportedError(
+                f'"{request.model}" does not support rerank: it generates text',
+                hint="take a reranker (a GGUF with a classifier), or an embedding model",
+            )
+        if header.pooling_type == RANK_POOLING and not header.is_reranker:
+            raise UnsupportedError(
+                f'"{request.model}" does not support rerank: its file says that it is a reranker'
+                " and holds no classifier",
+                hint="convert it anew, with its classification head",
+            )
+        async with self._lease(stored, request.options, request.keep_alive, request.share) as lease:
+            scores, tokens = await lease.client.score(
+                request.queries,
+                request.documents,
+                max_document_tokens=request.max_document_tokens,
+                truncate=request.truncate,
+            )
+            request.share.purse.charge(tokens)
+        if request.is_activated and lease.client.info.scoring == "logit":
+            scores = [_logistic(score) for score in scores]
+        return Scores(values=scores, prompt_tokens=tokens)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """The tokens of a text, or of a conversation as the model would read it. Raises as `run`
+        does."""
+        stored = await self._find(request.model, None)
+        if isinstance(request.work, str):
+            job = None
+        else:
+            job = JobRequest(
+                model=request.model, work=request.work, tools=request.tools, truncate=False
+            )
+            await self._check_can_generate(stored, job, "chat")
+        async with self._lease(stored, {}, None, request.share) as lease:
+            client = lease.client
+            text, tokens = str(request.work), None
+            if job is not None:
+                prompt, _ = await self._prompt(
+                    job, stored, client, opens_answer=request.opens_answer
+                )
+                text, tokens = prompt.text, prompt.tokens
+            if tokens is None or request.add_special is not None:
+                add_special = request.add_special is not False
+                (tokens,) = await client.tokenize([text], add_special=add_special)
+            pieces = await client.pieces(tokens) if request.wants_pieces else []
+        return Tokenized(tokens=tokens, pieces=pieces, context_length=client.info.context_length)
+
+    async def detokenize(self, model: str, tokens: Sequence[int], share: Share) -> bytes:
+        """The bytes that the tokens stand for. Raises as `run` does."""
+        stored = await self._find(model, None)
+        async with self._lease(stored, {}, None, share) as lease:
+            return await lease.client.detokenize(tokens)
+
+    @asynccontextmanager
+    async def _lease(
+        self,
+        stored: StoredModel,
+        options: Mapping[str, Any],
+        keep_alive: float | None,
+        share: Share,
+        place: ModelName | None = None,
+    ) -> AsyncGenerator[Lease, None]:
+        """Hold the model for work that is no chat, with its own parameters."""
+        own = await asyncio.to_thread(lambda: stored.parameters)
+        merged = job_options.merge(options, own, {})
+        async with self._models.lease(
+            stored, merged.values, keep_alive=keep_alive, share=share.path, place=place
+        ) as lease:
+            share.purse.check()  # again: others of this share may have run meanwhile
+            yield lease
 
     async def _find(self, typed: str, trial: StoredModel | None) -> StoredModel:
         if trial is not None:
@@ -141,7 +221,12 @@ class ChatService:
             check_abilities(request, stored.name.full, abilities)
 
     async def _prompt(
-        self, request: JobRequest, stored: StoredModel, client: EngineClient
+        self,
+        request: JobRequest,
+        stored: StoredModel,
+        client: EngineClient,
+        *,
+        opens_answer: bool = True,
     ) -> tuple[Prompt, Plan]:
         """What the model shall read, as text and tokens, and how its answer comes about."""
         info = client.info
@@ -162,7 +247,14 @@ class ChatService:
             choose_family, chosen.text, is_go=chosen.is_go, architecture=header.architecture
         )
         tools = offered_tools(request)
-        template = Template(chosen, info.bos_token, info.eos_token, tools, request.think)
+        if not opens_answer and chosen.is_go:
+            raise UnsupportedError(
+                f"{stored.name.short} has a Go template, which always opens the assistant's turn",
+                hint="leave out add_generation_prompt",
+            )
+        template = Template(
+            chosen, info.bos_token, info.eos_token, tools, request.think, opens_answer
+        )
         if isinstance(work, Completion):
             turns = await asyncio.to_thread(single_turn, stored, work)
             text = await template.render(turns, work.suffix)
@@ -189,6 +281,14 @@ async def _with_context(
         return await measure(text)
     later = await client.tokenize([text], add_special=False) if text else [[]]
     return [*work.context, *later[0]]
+
+
+def _logistic(value: float) -> float:
+    """1 / (1 + exp(-value)), also for values whose exponential is out of range."""
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    grown = math.exp(value)
+    return grown / (1 + grown)
 
 
 def _normalized(vector: list[float]) -> list[float]:
