@@ -27,6 +27,7 @@ from appliance.chat.events import (
     Tokenized,
     TokenizeRequest,
 )
+from appliance.chat.infill import infill_prompt
 from appliance.chat.parse.families import choose_family
 from appliance.chat.parse.thinking import without_old_thinking
 from appliance.chat.plan import Plan, abilities_of, check_abilities, make_plan, offered_tools
@@ -38,8 +39,9 @@ from appliance.chat.prompt import (
     fit_conversation,
     single_turn,
 )
-from appliance.chat.render.template import choose_template
+from appliance.chat.render.template import choose_template, has_insert
 from appliance.chat.run import Run
+from appliance.chat.scores import activated, require_scoring
 from appliance.errors import UnsupportedError
 from appliance.library.library import Library
 from appliance.library.names import ModelName
@@ -47,8 +49,6 @@ from appliance.library.stored import StoredModel
 from appliance.models.manager import Models
 from appliance.models.resident import Lease
 from engine.process.client import EngineClient
-
-RANK_POOLING = 4  # of the key `pooling_type` (llama.h, LLAMA_POOLING_TYPE_RANK)
 
 
 class ChatService:
@@ -128,23 +128,15 @@ class ChatService:
             load_ns=lease.load_ns,
         )
 
-    async def score(self, request: ScoreRequest) -> Scores:
-        """How well each document answers its query. Raises as `run` does; UnsupportedError for a
-        model that cannot score."""
-        stored = await self._find(request.model, None)
+    async def score(self, request: ScoreRequest, trial: StoredModel | None = None) -> Scores:
+        """How well each document answers its query; `trial` and what is raised are as in `run`."""
+        stored = await self._find(request.model, trial)
         header = await asyncio.to_thread(stored.header)
-        if not header.is_embedding:
-            raise UnsupportedError(
-                f'"{request.model}" does not support rerank: it generates text',
-                hint="take a reranker (a GGUF with a classifier), or an embedding model",
-            )
-        if header.pooling_type == RANK_POOLING and not header.is_reranker:
-            raise UnsupportedError(
-                f'"{request.model}" does not support rerank: its file says that it is a reranker'
-                " and holds no classifier",
-                hint="convert it anew, with its classification head",
-            )
-        async with self._lease(stored, request.options, request.keep_alive, request.share) as lease:
+        require_scoring(header, request.model)
+        place = trial_place(trial.name) if trial is not None else None
+        async with self._lease(
+            stored, request.options, request.keep_alive, request.share, place
+        ) as lease:
             scores, tokens = await lease.client.score(
                 request.queries,
                 request.documents,
@@ -152,8 +144,8 @@ class ChatService:
                 truncate=request.truncate,
             )
             request.share.purse.charge(tokens)
-        if request.is_activated and lease.client.info.scoring == "logit":
-            scores = [_logistic(score) for score in scores]
+        if request.is_activated:
+            scores = activated(scores, lease.client.info.scoring)
         return Scores(values=scores, prompt_tokens=tokens)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
@@ -218,6 +210,8 @@ class ChatService:
             raise UnsupportedError(f'"{request.model}" does not support {kind}')
         if abilities_of(request):
             abilities = await asyncio.to_thread(stored.capabilities)
+            if isinstance(request.work, Completion) and not request.work.template:
+                abilities = [*abilities, "insert"]  # only its vocabulary can tell, see `infill.py`
             check_abilities(request, stored.name.full, abilities)
 
     async def _prompt(
@@ -255,6 +249,9 @@ class ChatService:
         template = Template(
             chosen, info.bos_token, info.eos_token, tools, request.think, opens_answer
         )
+        if isinstance(work, Completion) and work.suffix and not await has_insert(chosen):
+            prompt = await infill_prompt(work, client, stored.name.full, truncate=request.truncate)
+            return prompt, Plan(constraint=request.constraint)
         if isinstance(work, Completion):
             turns = await asyncio.to_thread(single_turn, stored, work)
             text = await template.render(turns, work.suffix)
@@ -281,14 +278,6 @@ async def _with_context(
         return await measure(text)
     later = await client.tokenize([text], add_special=False) if text else [[]]
     return [*work.context, *later[0]]
-
-
-def _logistic(value: float) -> float:
-    """1 / (1 + exp(-value)), also for values whose exponential is out of range."""
-    if value >= 0:
-        return 1 / (1 + math.exp(-value))
-    grown = math.exp(value)
-    return grown / (1 + grown)
 
 
 def _normalized(vector: list[float]) -> list[float]:
