@@ -85,6 +85,7 @@ from appliance.http.limits import limit
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
 from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
+from appliance.http.openapi.serve import openapi
 from appliance.incidents import Incidents
 from appliance.library.library import Library
 from appliance.logs import Recent
@@ -188,6 +189,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/qr.svg", page.qr),
         web.get("/hearth/v1/live", live.live),
         web.post("/hearth/v1/transfers/cancel", ollama_transfer.cancel),
+        web.get("/openapi.json", openapi),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/me", keys.me),
