@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from engine.api import Pooling
 from engine.errors import ContextLengthError, EngineError, EngineRequestError
+from engine.llama.interruption import Interruption
 from engine.llama.model import Context, LoadedModel
 from engine.llama.native import lib
-from engine.llama.session import Interruption
 
 Vectors = npt.NDArray[np.float32]  # (inputs, embedding_length)
 

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Mapping
+from itertools import takewhile
 
 from engine.api import FinishReason, GenerateRequest, SequenceStep, Usage
 from engine.errors import EngineError
@@ -20,12 +22,14 @@ class Generation:
     """The state of the sequence of one request; `step` until it returns a finish reason."""
 
     def __init__(
-        self, request: GenerateRequest, prompt: Fitted, sampler: Sampler, session: Session,
-        vocab: Vocab,
+        self, request: GenerateRequest, prompt: Fitted, images: Mapping[int, bytes],
+        sampler: Sampler, session: Session, vocab: Vocab,
     ) -> None:  # fmt: skip
+        """`images` are the files by what stands for them in the prompt, a negative number."""
         self.request = request
         self.is_aborted = False
         self._prompt = prompt
+        self._images = images
         self._sampler = sampler
         self._session = session
         self._vocab = vocab
@@ -70,9 +74,7 @@ class Generation:
         if self._cached < 0:
             self._started_ns = time.monotonic_ns()
             self._cached = session.reuse(self._prompt.tokens, self.request.cache_salt)
-        start = len(session.tokens)
-        chunk = self._prompt.tokens[start : start + session.batch_size]
-        if not session.extend(chunk):
+        if not self._read_on():
             # Only an abort interrupts; if the memory could not be cut, the prompt starts over.
             return self._finish(FinishReason.ABORT) if self.is_aborted else None
         if len(session.tokens) < len(self._prompt.tokens):
@@ -82,6 +84,17 @@ class Generation:
         if self._max_tokens == 0:
             return self._finish(FinishReason.LENGTH)
         return self._emit()
+
+    def _read_on(self) -> bool:
+        """Compute a chunk of the prompt, or one image; False if interrupted."""
+        session = self._session
+        start = len(session.tokens)
+        chunk = self._prompt.tokens[start : start + session.batch_size]
+        if self._images:
+            if chunk[0] < 0:
+                return session.show(chunk[0], self._images[chunk[0]])
+            chunk = list(takewhile(lambda token: token >= 0, chunk))
+        return session.extend(chunk)
 
     def _decode(self) -> SequenceStep:
         session = self._session

@@ -171,7 +171,7 @@ class Worker:
     def _call(
         self,
         engine: Engine,
-        frame: frames.Embed | frames.Tokenize | frames.Detokenize | frames.GetStats,
+        frame: frames.Embed | frames.Tokenize | frames.Detokenize | frames.Look | frames.GetStats,
     ) -> frames.Result:
         try:
             match frame:
@@ -188,6 +188,8 @@ class Worker:
                     ]
                 case frames.Detokenize():
                     value = engine.detokenize(frame.token_ids)
+                case frames.Look():
+                    value = engine.look(frame.sizes)
                 case frames.GetStats():
                     value = engine.stats()
         except EngineError as error:
