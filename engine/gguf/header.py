@@ -124,6 +124,11 @@ class Header:
         return self.integer("vision.block_count") > 0 and self.block_count == 0
 
     @property
+    def is_eye(self) -> bool:
+        """A projector with an image encoder, of the kind that llama.cpp runs."""
+        return self.architecture == "clip" and self.metadata.get("clip.has_vision_encoder") is True
+
+    @property
     def is_embedding(self) -> bool:
         """Made to embed: it states how to pool, or it is an encoder."""
         return self.pooling_type is not None or self.architecture in _ENCODER_ARCHITECTURES
