@@ -263,7 +263,8 @@ class ChatService:
         template = Template(
             chosen, info.bos_token, info.eos_token, tools, request.think, opens_answer
         )
-        if isinstance(work, Completion) and work.suffix and not await has_insert(chosen):
+        needs_marks = isinstance(work, Completion) and work.suffix and not work.images
+        if isinstance(work, Completion) and needs_marks and not await has_insert(chosen):
             prompt = await infill_prompt(work, client, stored.name.full, truncate=request.truncate)
             return prompt, Plan(constraint=request.constraint)
         if isinstance(work, Completion):

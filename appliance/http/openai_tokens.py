@@ -68,7 +68,10 @@ class TokenizeBody(msgspec.Struct, kw_only=True):
         if not self.messages:
             raise FieldError("messages", "[] is too short - 'messages'")
         check_count("messages", len(self.messages), max_messages)
-        return messages_of(self.messages)
+        found = messages_of(self.messages)
+        if any(message.images for message in found):
+            raise FieldError("messages", "images have no token ids; send the text alone")
+        return found
 
 
 class DetokenizeBody(msgspec.Struct, kw_only=True):

@@ -12,6 +12,7 @@ from tests.fakes.gguf_builder import (
 )
 from tests.integration.raw_http import assert_error, send
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 QUERY = "what is the answer"
 DOCUMENTS = ["the dog", "the user asked the assistant", "answer", "fox jumps over the lazy dog"]
 
@@ -226,6 +227,7 @@ def test_a_go_template_always_opens_the_answer(served, tiny_gguf):
         ("/tokenize", {"prompt": 5}, 400, "wrong type"),
         ("/tokenize", {"messages": []}, 400, "too short"),
         ("/tokenize", {"messages": [{"role": "user"}]}, 400, "content is missing"),
+        ("/tokenize", {"messages": [{"role": "user", "content": [IMAGE]}]}, 400, "no token ids"),
         ("/tokenize", {"prompt": "a", "model": "nobody"}, 404, "model 'nobody' not found"),
         ("/tokenize", {"prompt": "a", "chat_template": "x"}, 400, "'chat_template' is not"),
         (
