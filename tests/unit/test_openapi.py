@@ -8,6 +8,7 @@ import pytest
 
 from appliance.http.access import NEEDS
 from appliance.http.app import all_routes
+from appliance.http.errors import VLLM_PATHS
 from appliance.http.openapi.document import OPERATIONS, build, document_bytes
 
 DOCUMENT = build()
@@ -63,6 +64,7 @@ def test_each_operation_says_what_it_takes_and_answers(method, path, entry):
     if "requestBody" in entry:
         assert {"408", "413"} <= set(entry["responses"])
     shape = {"/api": "Ollama", "/v1/": "OpenAI"}.get(path[:4], "Ollama")
+    shape = "OpenAI" if path in VLLM_PATHS else shape
     shape = "Anthropic" if path.startswith("/v1/messages") else shape
     if method != "HEAD":
         error = entry["responses"]["403"]["content"]["application/json"]["schema"]

@@ -9,7 +9,6 @@ from appliance.http.openapi.operation import (
     BYTES,
     CHANGES,
     FETCHES,
-    LATER,
     MISSING,
     RUNS,
     Operation,
@@ -308,7 +307,4 @@ OPERATIONS: Table = {
         also=(201,),
         errors=CHANGES,
     ),
-    ("POST", "/api/rerank"): Operation(summary="Not yet", body={}, errors=LATER),
-    ("POST", "/api/tokenize"): Operation(summary="Not yet", body={}, errors=LATER),
-    ("POST", "/api/detokenize"): Operation(summary="Not yet", body={}, errors=LATER),
 }

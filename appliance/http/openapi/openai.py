@@ -5,7 +5,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from appliance.errors import ModelNotFoundError
 from appliance.http import openai_wire as wire
 from appliance.http import responses_wire
-from appliance.http.openapi import anthropic
+from appliance.http.openapi import anthropic, vllm
 from appliance.http.openapi.operation import LATER, RUNS, SSE, Operation, Query, Table
 
 Finish = Literal["stop", "length", "tool_calls"]
@@ -31,9 +31,11 @@ class ChatLogprobs(TypedDict):
 
 
 class TextLogprobs(TypedDict):
+    """The first token of a prompt that is echoed has null for its values."""
+
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
@@ -168,6 +170,24 @@ class Embeddings(TypedDict):
     usage: EmbeddingsUsage
 
 
+class ModelFacts(TypedDict):
+    """What else is known of a model; null where its file cannot be read."""
+
+    digest: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization: str
+    loaded: bool
+    parameter_count: int | None
+    context_length: int | None
+    embedding_length: int | None
+    capabilities: list[str] | None
+    engine: str | None
+    size: int
+
+
 class Model(TypedDict):
     """An installed model."""
 
@@ -175,6 +195,10 @@ class Model(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
+    parent: None
+    max_model_len: int | None
+    hearth: ModelFacts
 
 
 class Models(TypedDict):
@@ -299,5 +323,5 @@ OPERATIONS: Table = {
         errors=(ModelNotFoundError,),
     ),
     ("POST", "/v1/audio/transcriptions"): Operation(summary="Not yet", body={}, errors=LATER),
-    ("POST", "/v1/rerank"): Operation(summary="Not yet", body={}, errors=LATER),
+    **vllm.OPERATIONS,
 }
