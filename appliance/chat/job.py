@@ -300,8 +300,7 @@ async def _look(
         return Pictures()
     if not client.info.sees:
         raise UnsupportedError(
-            f'"{request.model}" does not support vision',
-            hint=f"it runs on the {client.info.engine} engine, which does not see images",
+            f'"{request.model}" does not support vision on the {client.info.engine} engine'
         )
     return Pictures(images, await client.look(sizes))
 

@@ -344,8 +344,9 @@ class LlamaEngine:
             )
         else:
             tokens = list(request.prompt)
-            vocab.check([token for token in tokens if token >= 0])
-            tokens = _with_keys(tokens, seen)
+            if seen:
+                tokens = _with_keys(tokens, seen)
+            vocab.check([token for token in tokens if token >= 0] if seen else tokens)
             if request.add_special and vocab.adds_bos and tokens[:1] != [vocab.bos]:
                 tokens.insert(0, vocab.bos)
         if not tokens and vocab.bos >= 0:

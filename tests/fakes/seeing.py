@@ -11,7 +11,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.gguf_builder import F32, FLOAT32, Tensor, Typed, build_gguf, encode_floats
+from tests.fakes.gguf_builder import (
+    F32,
+    FLOAT32,
+    INT32,
+    Tensor,
+    Typed,
+    build_gguf,
+    encode_floats,
+    tiny_llama_bytes,
+)
+
+PATCH = 14  # pixels
+
+
+def tiny_qwen2vl_gguf(path: Path, **shape: Any) -> Path:
+    """Write a random language model with M-RoPE; `shape` as in `tiny_llama_bytes`."""
+    path.write_bytes(tiny_llama_bytes(metadata=_QWEN2VL, **shape))
+    return path
+
+
+_LLAMA = {
+    "block_count": 2,
+    "context_length": 512,
+    "embedding_length": 64,
+    "feed_forward_length": 128,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "rope.dimension_count": 16,
+    "rope.freq_base": 10000.0,
+}
+_QWEN2VL = {
+    "general.architecture": "qwen2vl",
+    **{f"llama.{key}": None for key in (*_LLAMA, "vocab_size")},
+    **{f"qwen2vl.{key}": value for key, value in _LLAMA.items()},
+    "qwen2vl.rope.dimension_sections": Typed(INT32, items=[2, 3, 3, 0]),
+}
 
 
 def tiny_projector_gguf(path: Path, **shape: Any) -> Path:
@@ -25,7 +61,7 @@ def tiny_projector_bytes(
     kind: str = "mlp",
     embd: int = 64,
     side: int = 56,
-    patch: int = 14,
+    patch: int = PATCH,
     width: int = 32,
     layers: int = 2,
     heads: int = 4,
@@ -34,7 +70,9 @@ def tiny_projector_bytes(
 ) -> bytes:
     """The bytes of a random image encoder with its projector.
 
-    kind   "mlp" (LLaVA) or "gemma3", which looks at a whole picture at once (not causal)
+    kind   "mlp" (LLaVA), "gemma3", which looks at a whole picture at once (not causal), or
+           "qwen2vl_merger", whose pictures are as large as they are and have positions in two
+           dimensions; it goes with `tiny_qwen2vl_gguf`
     embd   of the language model; side, patch   pixels; width, heads, layers   of the encoder
     A value of None in `metadata` removes the key.
     """
@@ -84,6 +122,15 @@ def tiny_projector_bytes(
 
 
 def _projection(kind: str, draw: "_Draw", width: int, embd: int) -> list[Tensor]:
+    if kind == "qwen2vl_merger":
+        return [
+            *draw.norm("v.post_ln", width),
+            draw("v.patch_embd.weight.1", PATCH, PATCH, 3, width, scale=0.2),
+            draw("mm.0.weight", 4 * width, 4 * width),
+            draw("mm.0.bias", 4 * width),
+            draw("mm.2.weight", 4 * width, embd, scale=0.5),
+            draw("mm.2.bias", embd),
+        ]
     if kind == "gemma3":
         return [
             *draw.norm("v.post_ln", width),

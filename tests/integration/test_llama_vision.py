@@ -13,22 +13,24 @@ from engine.api import FinishReason
 from engine.errors import ContextLengthError, EngineRequestError, ModelFormatError
 from tests.fakes.gguf_builder import tiny_llama_gguf
 from tests.fakes.llama_runs import engine_for, finish, plain_context, run
-from tests.fakes.seeing import bmp, png, png_of, tiny_projector_gguf
+from tests.fakes.seeing import bmp, png, png_of, tiny_projector_gguf, tiny_qwen2vl_gguf
 
 CAT, DOG = png(seed=1), png(seed=2)
 SIZE = (40, 30)
+KINDS = ("mlp", "gemma3", "qwen2vl_merger")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vision")
     tiny_llama_gguf(folder / "model.gguf", vocab=600)
-    for kind in ("mlp", "gemma3"):
+    tiny_qwen2vl_gguf(folder / "qwen.gguf", vocab=600)
+    for kind in KINDS:
         tiny_projector_gguf(folder / f"{kind}.gguf", kind=kind, side=112)
     return folder
 
 
-@pytest.fixture(params=["mlp", "gemma3"])
+@pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
 
@@ -40,7 +42,12 @@ def engine(folder, kind):
 
 
 def seeing(folder, kind="mlp", **spec):
-    return engine_for(folder / "model.gguf", projector_path=str(folder / f"{kind}.gguf"), **spec)
+    projector = str(folder / f"{kind}.gguf")
+    return engine_for(model_of(folder, kind), projector_path=projector, **spec)
+
+
+def model_of(folder, kind):
+    return folder / ("qwen.gguf" if kind == "qwen2vl_merger" else "model.gguf")
 
 
 def prompt_of(engine, *parts):
@@ -62,7 +69,7 @@ def ask(engine, *parts, images=(CAT,), **fields):
 
 def by_llama_cpp(folder, kind, text, images, count):
     """Greedy tokens by mtmd's helpers alone; `text` has its marker for each image."""
-    with plain_context(folder / "model.gguf") as (context, vocab):
+    with plain_context(model_of(folder, kind)) as (context, vocab):
         params = mtmd.mtmd_context_params_default()
         params.use_gpu, params.n_threads = False, 1
         path = str(folder / f"{kind}.gguf").encode()
