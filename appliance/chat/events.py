@@ -83,6 +83,7 @@ class JobRequest:
     truncate: bool = True
     shift: bool = True
     logprobs: int | None = None  # None: none; n: the token's own and the n best
+    begun: str = ""  # what the answer begins with already; the model goes on, it is not told again
     render_only: bool = False  # answer with the rendered prompt instead of running it
     share: Share = BOX_SHARE  # whose turn it is, and who pays
 

@@ -82,7 +82,11 @@ class ChatService:
                 return
             prompt, plan = await self._prompt(request, stored, lease.client)
             if request.render_only:
-                yield Rendered(prompt.text, len(prompt.tokens))
+                count = len(prompt.tokens)
+                if request.begun:
+                    (more,) = await lease.client.tokenize([request.begun], add_special=False)
+                    count += len(more)
+                yield Rendered(prompt.text + request.begun, count)
                 return
             run = Run(request, options, prompt, lease, began, plan)
             try:
