@@ -15,6 +15,7 @@ import jsonschema_rs
 import pytest
 
 from appliance.http.openapi.document import OPERATIONS, build
+from appliance.http.openapi.operation import RUNS
 
 HERE = Path(__file__).parent
 NOWHERE = "http://127.0.0.1:1"
@@ -69,14 +70,26 @@ def test_each_example_is_answered_as_the_document_says(service, method, path):
         assert not problems, answer
 
 
-def test_schemathesis_finds_nothing(service, tmp_path):
+def fuzzed_document():
+    """The closed document; whatever runs a model names the one that is here."""
     document = build(closed=True)
+    for route, operation in OPERATIONS.items():
+        if operation.body and set(RUNS) <= set(operation.errors):
+            method, path = route[0].lower(), route[1]
+            content = document["paths"][path][method]["requestBody"]["content"]
+            name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            document["components"]["schemas"][name]["properties"]["model"] = {"const": "hearth"}
     for methods in document["paths"].values():
         for entry in methods.values():
             for answer in entry["responses"].values():
                 for media_type in _STREAMS:  # whose pieces only our own check knows to read
                     if media := answer.get("content", {}).get(media_type):
                         media["x-piece"] = media.pop("schema")
+    return document
+
+
+def test_schemathesis_finds_nothing(service, tmp_path):
+    document = fuzzed_document()
     place, config = tmp_path / "openapi.json", tmp_path / "schemathesis.toml"
     place.write_text(json.dumps(document))
     config.write_text(CONFIG)
@@ -88,7 +101,7 @@ def test_schemathesis_finds_nothing(service, tmp_path):
         *("--seed", "1", "--generation-deterministic", "--max-examples", "8"),
         *("--max-time", str(SECONDS), "--phases", "examples,fuzzing", "--workers", "2"),
         *("--request-timeout", "20", "--no-shrink", "--continue-on-failure", "--no-color"),
-        *("--suppress-health-check", "all", "--generation-database", "none", *left_out),
+        *("--suppress-health-check", "all", *left_out),
     ]
     environ = os.environ | {
         "SCHEMATHESIS_HOOKS": "tests.conformance.openapi_hooks",
