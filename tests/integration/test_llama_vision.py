@@ -142,13 +142,18 @@ def test_the_cache_keeps_whole_pictures_and_never_takes_one_for_another(engine):
 
 
 def test_a_context_shift_drops_whole_pictures(folder):
+    """Half of the tokens end inside the second picture, so all of it goes."""
     with seeing(folder, context_length=160) as engine:
-        outcome = ask(engine, "a ", 0, " b?", max_tokens=200, ignore_eos=True, num_keep=8)
-        assert (len(outcome.tokens), outcome.finish) == (200, FinishReason.LENGTH)
-        # what the cache holds afterwards is of no use to the same prompt, and is not used
-        again = ask(engine, "a ", 0, " b?")
+        parts, images = ("a ", 0, " b ", 1, " c?"), (CAT, DOG)
+        prompt = len(prompt_of(engine, *parts))
+        fields = {"images": images, "max_tokens": 30, "ignore_eos": True, "num_keep": 8}
+        outcome = ask(engine, *parts, **fields)
+        assert (len(outcome.tokens), outcome.finish) == (30, FinishReason.LENGTH)
+        assert engine.stats()["kv_tokens"] < prompt + 30 - 2 * engine.look([SIZE])[0]
+        # what the cache holds now is of no use to the same prompt, and is not used
+        again = ask(engine, *parts, **fields)
         assert again.usage.cached_tokens <= 8
-        assert again.tokens == outcome.tokens[:12]
+        assert again.tokens == outcome.tokens
 
 
 def test_a_prompt_that_is_too_long_is_not_cut_through_pictures(folder):
@@ -157,20 +162,22 @@ def test_a_prompt_that_is_too_long_is_not_cut_through_pictures(folder):
 
 
 def test_an_abort_stops_the_encoder(folder):
-    """The encoder's polls are the only ones: the abort comes in its middle."""
+    """A small language model reads a picture in one or two polls: the fourth is the encoder's."""
     calls = []
 
     def poll():
         calls.append(None)
-        engine.abort(1)
+        if len(calls) == 4:
+            engine.abort(1)
 
-    tiny_projector_gguf(folder / "slow.gguf", side=280, layers=12, width=64)
+    tiny_projector_gguf(folder / "slow.gguf", side=280, layers=12, width=128)
     with seeing(folder, "slow", poll=poll) as engine:
         tokens = prompt_of(engine, "a ", 0, " b?")
-        outcome = run(engine, tokens, images=[CAT], max_tokens=4)
+        outcome = run(engine, tokens, images=[CAT], max_tokens=1)
         assert outcome.finish is FinishReason.ABORT
-        assert calls
-        assert engine.stats()["kv_tokens"] < len(tokens) // 2
+        assert len(calls) == 4
+        assert engine.stats()["kv_tokens"] == 2
+        assert run(engine, tokens, images=[CAT], max_tokens=1).tokens
 
 
 def test_the_engine_goes_on_after_a_picture_that_cannot_be_decoded(engine):
