@@ -76,6 +76,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     ignore_eos: bool = False  # for benchmarks: go on past the end-of-generation token
     held_steps: int = 0  # quick steps that may wait in the worker, to be sent with the next one
     special: list[str] = []  # control tokens whose text belongs to the output; else they add none
+    images: list[bytes] = []  # encoded files; image i stands in `prompt` as -1 - i, once per token
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +129,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str = ""
     infill: list[int] = []  # token ids that open prefix, suffix and middle; none: it has no such
     scoring: Scoring = ""  # what `score` gives
+    sees: bool = False  # whether prompts may have images
     load_ns: int = 0
     description: str = ""  # one line for the log: architecture, type, back end
 
@@ -138,6 +140,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     engine: Literal["llama", "onnx", "paged", "echo"]
     model_path: str = ""
     adapters: list[tuple[str, float]] = []  # (path of a LoRA GGUF, scale)
+    projector_path: str = ""  # GGUF of an image encoder; "": the model does not see
     context_length: int = 4096
     batch_size: int = 512
     threads: int = 0  # 0: chosen for the board
@@ -204,6 +207,12 @@ class Engine(Protocol):
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that the tokens stand for, special tokens as their text."""
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many tokens images of these widths and heights, in pixels, take in a prompt.
+
+        Raises EngineRequestError if this engine or model does not see.
+        """
 
     def stats(self) -> dict[str, Any]:
         """Counters and sizes for /metrics and the log; values are numbers or strings."""

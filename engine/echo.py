@@ -37,7 +37,7 @@ from engine.api import (
     TokenLogprob,
     Usage,
 )
-from engine.errors import ContextLengthError
+from engine.errors import ContextLengthError, unseeing
 
 SLOTS = 8
 EMBEDDING_LENGTH = 16
@@ -67,6 +67,8 @@ class EchoEngine:
         )
 
     def add(self, request: GenerateRequest) -> None:
+        if request.images:
+            raise unseeing("echo")
         tokens = self._tokens(request.prompt)
         limit = self.info.context_length - 1
         dropped = max(0, len(tokens) - limit)
@@ -128,6 +130,9 @@ class EchoEngine:
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         known = range(len(self._vocabulary))
         return b"".join(self._vocabulary[i] for i in token_ids if i in known)
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        raise unseeing("echo")
 
     def stats(self) -> dict[str, Any]:
         return {"running": len(self._running), "served": self._served}

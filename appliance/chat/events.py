@@ -49,7 +49,8 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
     tool_name: str = ""  # of a tool's result
     tool_call_id: str = ""  # the call that a tool's result answers
-    images: tuple[bytes, ...] = ()  # encoded files, in the order of their places in the content
+    images: tuple[bytes, ...] = ()  # encoded files
+    image_places: tuple[int, ...] = ()  # characters of the content before each; missing: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Completion:
     context: tuple[int, ...] = ()  # token ids of an earlier exchange, put in front
     suffix: str = ""  # what follows the text that is wanted (infill)
     images: tuple[bytes, ...] = ()
+    image_places: tuple[int, ...] = ()  # as in Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,9 +30,9 @@ from appliance.chat.events import (
 from appliance.chat.infill import infill_prompt
 from appliance.chat.parse.families import choose_family
 from appliance.chat.parse.thinking import without_old_thinking
+from appliance.chat.pictures import Pictures, images_of, sizes_of
 from appliance.chat.plan import Plan, abilities_of, check_abilities, make_plan, offered_tools
 from appliance.chat.prompt import (
-    Measure,
     Prompt,
     Template,
     conversation,
@@ -77,6 +77,8 @@ class ChatService:
         options = job_options.merge(request.options, own, request.defaults)
         kind = "generate" if isinstance(request.work, Completion) else "chat"
         await self._check_can_generate(stored, request, kind)
+        images = images_of(request.work)
+        sizes = await asyncio.to_thread(sizes_of, images) if images else []
         async with self._models.lease(
             stored,
             options.values,
@@ -89,9 +91,10 @@ class ChatService:
                 total_ns = time.monotonic_ns() - began
                 yield Done(reason="load", total_ns=total_ns, load_ns=lease.load_ns)
                 return
-            prompt, plan = await self._prompt(request, stored, lease.client)
+            pictures = await _look(request, images, sizes, lease.client)
+            prompt, plan = await self._prompt(request, stored, lease.client, pictures)
             if request.render_only:
-                yield Rendered(prompt.text, len(prompt.tokens))
+                yield Rendered(pictures.shown(prompt.text), len(prompt.tokens))
                 return
             run = Run(request, options, prompt, lease, began, plan)
             try:
@@ -164,7 +167,7 @@ class ChatService:
             text, tokens = str(request.work), None
             if job is not None:
                 prompt, _ = await self._prompt(
-                    job, stored, client, opens_answer=request.opens_answer
+                    job, stored, client, Pictures(), opens_answer=request.opens_answer
                 )
                 text, tokens = prompt.text, prompt.tokens
             if tokens is None or request.add_special is not None:
@@ -219,20 +222,31 @@ class ChatService:
         request: JobRequest,
         stored: StoredModel,
         client: EngineClient,
+        pictures: Pictures,
         *,
         opens_answer: bool = True,
     ) -> tuple[Prompt, Plan]:
         """What the model shall read, as text and tokens, and how its answer comes about."""
-        info = client.info
+        info, images = client.info, pictures.images
 
-        async def measure(text: str) -> list[int]:
+        async def tokenize(texts: list[str], add_special: bool) -> list[list[int]]:
+            return await client.tokenize(texts, add_special=add_special)
+
+        async def measure(text: str, *, is_later: bool = False) -> list[int]:
             has_bos = bool(info.bos_token) and text.startswith(info.bos_token)
-            return (await client.tokenize([text], add_special=not has_bos))[0]
+            return await pictures.tokens_of(text, tokenize, add_special=not (has_bos or is_later))
+
+        async def read(work: Completion, text: str) -> list[int]:
+            """The prompt behind the tokens of an earlier exchange."""
+            if not work.context:
+                return await measure(text)
+            return [*work.context, *(await measure(text, is_later=True) if text else [])]
 
         work = request.work
         if isinstance(work, Completion) and work.raw:
-            tokens = await _with_context(work, work.prompt, client, measure)
-            return Prompt(work.prompt, tokens), Plan(constraint=request.constraint)
+            text = pictures.marked_prompt(work)
+            plan = Plan(constraint=request.constraint)
+            return Prompt(text, await read(work, text), images=images), plan
         header = await asyncio.to_thread(stored.header)
         requested = work.template or "" if isinstance(work, Completion) else ""
         own = await asyncio.to_thread(lambda: stored.template)
@@ -255,14 +269,21 @@ class ChatService:
             return prompt, Plan(constraint=request.constraint)
         if isinstance(work, Completion):
             turns = await asyncio.to_thread(single_turn, stored, work)
-            text = await template.render(turns, work.suffix)
-            prompt = Prompt(text, await _with_context(work, text, client, measure))
+            text = await template.render(pictures.marked(turns), work.suffix)
+            pictures.check_all_in(text, len(images))
+            prompt = Prompt(text, await read(work, text), images=images)
         else:
             messages = await asyncio.to_thread(conversation, stored, work or ())
             if chosen.is_go and family.thinking is not None:  # Jinja does it as it was trained
                 messages = without_old_thinking(messages, family.thinking)
             limit = info.context_length if request.truncate else 2**63
-            prompt = await fit_conversation(template, messages, measure, limit)
+            marked = pictures.marked(messages)
+            prompt = await fit_conversation(template, marked, measure, limit)
+            is_whole = prompt.dropped_messages == 0
+            pictures.check_all_in(
+                prompt.text, len(images) if is_whole else len(messages[-1].images)
+            )
+            prompt = replace(prompt, images=images)
         return prompt, await asyncio.to_thread(make_plan, request, family, prompt.text)
 
 
@@ -271,14 +292,17 @@ def trial_place(name: ModelName) -> ModelName:
     return replace(name, tag=f"{name.tag} (trial)")
 
 
-async def _with_context(
-    work: Completion, text: str, client: EngineClient, measure: Measure
-) -> list[int]:
-    """The prompt's tokens behind those of an earlier exchange."""
-    if not work.context:
-        return await measure(text)
-    later = await client.tokenize([text], add_special=False) if text else [[]]
-    return [*work.context, *later[0]]
+async def _look(
+    request: JobRequest, images: list[bytes], sizes: list[tuple[int, int]], client: EngineClient
+) -> Pictures:
+    """The images with what each takes in the prompt; raises UnsupportedError without eyes."""
+    if not images:
+        return Pictures()
+    if not client.info.sees:
+        raise UnsupportedError(
+            f'"{request.model}" does not support vision on the {client.info.engine} engine'
+        )
+    return Pictures(images, await client.look(sizes))
 
 
 def _normalized(vector: list[float]) -> list[float]:

@@ -24,6 +24,7 @@ class Prompt:
     text: str
     tokens: list[int]
     dropped_messages: int = 0
+    images: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def single_turn(stored: StoredModel, work: Completion) -> list[Message]:
     messages = [Message("system", system)] if system else []
     if not work.context:
         messages += [Message(role, content) for role, content in stored.messages]
-    return [*messages, Message("user", work.prompt, images=work.images)]
+    places = work.image_places
+    return [*messages, Message("user", work.prompt, images=work.images, image_places=places)]
 
 
 async def fit_conversation(

@@ -157,6 +157,7 @@ class Run:
             cache_salt=self.request.share.salt,
             held_steps=self._held_steps(),
             special=self.plan.special,
+            images=list(self.prompt.images),
         )
 
     async def _echo(self, first: list[SequenceStep]) -> list[Event]:
@@ -296,7 +297,10 @@ class Run:
             prompt_ns=sum(usage.prompt_ns for usage in self._usages),
             output_tokens=len(self.output),
             decode_ns=sum(usage.decode_ns for usage in self._usages),
-            context=(*self.prompt.tokens, *self.output) if has_context else (),
+            # of images only the text around them: the client has them, and may send them again
+            context=(*(t for t in self.prompt.tokens if t >= 0), *self.output)
+            if has_context
+            else (),
             tool_calls=self._calls,
             thinking_tokens=self._thinking_tokens,
             stop_sequence=self.stop_sequence,

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from engine.gguf import Header
 
 
-def of_model(
-    header: Header, *, go_template: str, has_projector: bool, declared: Sequence[str]
-) -> list[str]:
+def of_model(header: Header, *, go_template: str, sees: bool, declared: Sequence[str]) -> list[str]:
     """The words in the order that Ollama lists them (server/images.go, Capabilities).
 
     Only the template that renders counts: a Modelfile's TEMPLATE where there is one, else the
@@ -29,7 +27,7 @@ def of_model(
         found.append("tools")
     if abilities.insert or (header.has_infill and not header.is_embedding):
         found.append("insert")
-    if has_projector:
+    if sees:
         found.append("vision")
     if abilities.thinking:
         found.append("thinking")

@@ -311,10 +311,15 @@ class Models:
             self._machine = read_machine()
         adapted = bool(stored.adapter_paths)
         choice = choose_engine(
-            stored.name, header, self._settings, self._machine, has_adapters=adapted
+            stored.name,
+            header,
+            self._settings,
+            self._machine,
+            has_adapters=adapted,
+            sees=(eye := stored.eye_header()) is not None,
         )
         spec = load_spec(stored, header, options, self._settings, choice.engine)
-        return choice, spec, memory_need(spec, header, choice.gpu)
+        return choice, spec, memory_need(spec, header, choice.gpu, eye)
 
     async def _make_room(self, name: ModelName, need: Need) -> Need:
         """Unload what must go; returns the need that there is room for now."""

@@ -131,6 +131,11 @@ class Header:
         return self.integer("vision.block_count") > 0 and self.block_count == 0
 
     @property
+    def is_eye(self) -> bool:
+        """A projector with an image encoder, of the kind that llama.cpp runs."""
+        return self.architecture == "clip" and self.metadata.get("clip.has_vision_encoder") is True
+
+    @property
     def is_embedding(self) -> bool:
         """Made to embed or to score: it states how to pool, is an encoder, or a classifier."""
         if self.pooling_type is not None or self.is_reranker:

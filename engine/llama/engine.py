@@ -7,7 +7,10 @@ returned and samples the next, and nothing is computed after the last one.
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from engine.api import (
     Engine,
@@ -24,17 +27,21 @@ from engine.errors import EngineBusyError, EngineError, EngineRequestError, Mode
 from engine.llama.embed import Embedder
 from engine.llama.generation import Generation
 from engine.llama.grammar import compile_constraint
+from engine.llama.interruption import Interruption
 from engine.llama.logprobs import MAX_TOP
 from engine.llama.model import MAX_BATCH, LoadedModel
 from engine.llama.native import lib
 from engine.llama.pooled import PIECE_WITH_OUTPUTS
 from engine.llama.rank import Ranker
 from engine.llama.sampler import Sampler
-from engine.llama.session import Interruption, Session
+from engine.llama.session import PHYSICAL_BATCH, Session
 from engine.llama.threads import board_threads
+from engine.pictures import PictureSize, read_size
 from engine.prompt import fit_prompt
 
-_UBATCH = 512  # llama.cpp's own choice for the physical batch
+if TYPE_CHECKING:
+    from engine.llama.eyes import Eyes
+
 _COUNTERS = (
     "requests",
     "aborted",
@@ -45,6 +52,15 @@ _COUNTERS = (
     "embed_tokens",
     "score_tokens",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image of a request."""
+
+    key: int  # negative: what stands for it among the tokens
+    data: bytes
+    tokens: int
 
 
 def load(spec: LoadSpec, poll: Poll) -> Engine:
@@ -70,6 +86,7 @@ class LlamaEngine:
         self._ended: list[SequenceStep] = []  # last steps of sequences that made room for another
         self._interruption = Interruption(poll, self._must_stop)
         self._context_length = model.context_length(model.spec.context_length)
+        self._eyes: Eyes | None = None
         self._session: Session | None = None
         self._embedder: Embedder | None = None
         self._ranker: Ranker | None = None
@@ -78,6 +95,8 @@ class LlamaEngine:
         elif model.spec.embedding:
             self._embedder = Embedder(model, poll, self._context_length)
         else:
+            if model.spec.projector_path:
+                self._eyes = _open_eyes(model, self._interruption)
             self._session = self._open_session()
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._info = self._describe(time.monotonic_ns() - started_ns)
@@ -99,14 +118,22 @@ class LlamaEngine:
                 raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
         if request.constraint is not None and request.ignore_eos:
             raise EngineRequestError("ignore_eos and a constraint exclude each other; drop one")
+        seen = self._see(request)
         prompt = fit_prompt(
-            self._prompt_tokens(request),
+            self._prompt_tokens(request, seen),
             context_length=self._context_length,
             trained_context=self._model.trained_context,
             num_keep=request.num_keep + (self._vocab.adds_bos and request.num_keep >= 0),
             max_tokens=request.max_tokens,
-            truncate=request.truncate and request.prompt_logprobs is None,
+            # neither an image nor a prompt that is asked about can be cut
+            truncate=request.truncate and not seen and request.prompt_logprobs is None,
         )
+        if prompt.tokens[-1] < 0:
+            raise EngineRequestError("the prompt ends with an image; text must follow it")
+        if request.prompt_logprobs is not None and seen:
+            raise EngineRequestError(
+                "log-probabilities of a prompt with images are not told; leave out one of them"
+            )
         if request.prompt_logprobs is not None and session.max_outputs == 1:
             session = self._widen_session(session)
         grammar = None
@@ -116,10 +143,11 @@ class LlamaEngine:
             request.sampling,
             self._vocab,
             window=self._context_length,
-            prompt=prompt.tokens,
+            prompt=[token for token in prompt.tokens if token >= 0],
             grammar=grammar,
         )
-        self._running = Generation(request, prompt, sampler, session, self._vocab)
+        images = {picture.key: picture.data for picture in seen}
+        self._running = Generation(request, prompt, images, sampler, session, self._vocab)
 
     def abort(self, request_id: int) -> None:
         """End a request at its next step, or in the middle of its prompt; others are ignored."""
@@ -187,6 +215,12 @@ class LlamaEngine:
         """The bytes that the tokens stand for, special tokens as their text."""
         return self._vocab.detokenize(token_ids)
 
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many tokens images of these sizes take; raises EngineRequestError without eyes."""
+        if self._eyes is None:
+            raise _no_eyes()
+        return [self._eyes.extent(PictureSize(*size)).tokens for size in sizes]
+
     def stats(self) -> dict[str, Any]:
         """Counters since loading, and the tokens that are in the KV cache now."""
         held = 0 if self._session is None else len(self._session.tokens)
@@ -201,6 +235,9 @@ class LlamaEngine:
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._eyes is not None:
+            self._eyes.close()
+            self._eyes = None
         if self._embedder is not None:
             self._embedder.close()
             self._embedder = None
@@ -229,7 +266,7 @@ class LlamaEngine:
         context = model.open_context(
             n_ctx=self._context_length,
             n_batch=batch,
-            n_ubatch=min(batch, _UBATCH),
+            n_ubatch=min(batch, PHYSICAL_BATCH),
             n_outputs_max=max_outputs,
         )
         if not lib.llama_get_memory(context.handle):
@@ -245,6 +282,7 @@ class LlamaEngine:
             max_outputs=max_outputs,
             interruption=self._interruption,
             log=model.log,
+            eyes=self._eyes,
         )
         session.warm_up(max(self._vocab.bos, self._vocab.eos, 0))
         return session
@@ -260,14 +298,16 @@ class LlamaEngine:
             vocab_size=vocab.size,
             embedding_length=model.embedding_length,
             max_embed_tokens=self._context_length,
-            weight_bytes=model.weight_bytes,
+            weight_bytes=model.weight_bytes + (self._eyes.file_bytes if self._eyes else 0),
             kv_bytes=sum(owner.kv_bytes for owner in owners),
-            compute_bytes=sum(owner.compute_bytes for owner in owners),
+            compute_bytes=sum(owner.compute_bytes for owner in owners)
+            + (self._eyes.compute_bytes if self._eyes else 0),
             threads=model.threads,
             bos_token=vocab.text(vocab.bos),
             eos_token=vocab.text(vocab.eos),
             infill=vocab.infill,
             scoring=self._scoring(),
+            sees=self._eyes is not None,
             load_ns=load_ns,
             description=model.description,
         )
@@ -280,7 +320,23 @@ class LlamaEngine:
     def _must_stop(self) -> bool:
         return self._running is not None and self._running.is_aborted
 
-    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
+    def _see(self, request: GenerateRequest) -> list[_Seen]:
+        """The request's images with what they take; raises EngineRequestError."""
+        if request.images and self._eyes is None:
+            raise _no_eyes()
+        seen = []
+        for number, data in enumerate(request.images):
+            assert self._eyes is not None
+            try:
+                tokens = self._eyes.extent(read_size(data)).tokens
+            except EngineRequestError as error:
+                raise EngineRequestError(f"image {number} of the request: {error}") from error
+            # A hash, so that the cache never takes one image for another.
+            key = -1 - int.from_bytes(sha256(data).digest())
+            seen.append(_Seen(key, data, tokens))
+        return seen
+
+    def _prompt_tokens(self, request: GenerateRequest, seen: Sequence[_Seen]) -> list[int]:
         vocab = self._vocab
         if isinstance(request.prompt, str):
             tokens = vocab.tokenize(
@@ -288,7 +344,9 @@ class LlamaEngine:
             )
         else:
             tokens = list(request.prompt)
-            vocab.check(tokens)
+            if seen:
+                tokens = _with_keys(tokens, seen)
+            vocab.check([token for token in tokens if token >= 0] if seen else tokens)
             if request.add_special and vocab.adds_bos and tokens[:1] != [vocab.bos]:
                 tokens.insert(0, vocab.bos)
         if not tokens and vocab.bos >= 0:
@@ -314,3 +372,31 @@ class LlamaEngine:
         counters["prompt_tokens"] += running.prompt_tokens
         counters["cached_tokens"] += running.cached_tokens
         counters["output_tokens"] += running.output_tokens
+
+
+def _open_eyes(model: LoadedModel, interruption: Interruption) -> "Eyes":
+    from engine.llama.eyes import Eyes  # loads libmtmd, which most models do not need
+
+    return Eyes(model, interruption)
+
+
+def _no_eyes() -> EngineRequestError:
+    return EngineRequestError("the model does not see images: it has no projector")
+
+
+def _with_keys(tokens: list[int], seen: Sequence[_Seen]) -> list[int]:
+    """The prompt with the keys of images in place of their numbers, -1 - i for image i."""
+    keyed: list[int] = []
+    for token, run in groupby(tokens):
+        count = len(list(run))
+        if token >= 0:
+            keyed += [token] * count
+            continue
+        number = -1 - token
+        if number >= len(seen) or count % seen[number].tokens:
+            raise EngineRequestError(
+                f"the prompt has {count} tokens for image {number}, which the request lacks or"
+                " which takes another number of them"
+            )
+        keyed += [seen[number].key] * count
+    return keyed

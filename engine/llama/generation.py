@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Mapping
+from itertools import takewhile
 
 from engine.api import FinishReason, GenerateRequest, SequenceStep, TokenLogprob, Usage
 from engine.errors import EngineError
@@ -20,12 +22,14 @@ class Generation:
     """The state of the sequence of one request; `step` until it returns a finish reason."""
 
     def __init__(
-        self, request: GenerateRequest, prompt: Fitted, sampler: Sampler, session: Session,
-        vocab: Vocab,
+        self, request: GenerateRequest, prompt: Fitted, images: Mapping[int, bytes],
+        sampler: Sampler, session: Session, vocab: Vocab,
     ) -> None:  # fmt: skip
+        """`images` are the files by what stands for them in the prompt, a negative number."""
         self.request = request
         self.is_aborted = False
         self._prompt = prompt
+        self._images = images
         self._sampler = sampler
         self._session = session
         self._vocab = vocab
@@ -74,15 +78,9 @@ class Generation:
             if self.request.prompt_logprobs is not None:  # of cached tokens there are none
                 session.clear()
                 self._cached = 0
-        start = len(session.tokens)
-        is_told = self.request.prompt_logprobs is not None
-        size = min(session.batch_size, session.max_outputs) if is_told else session.batch_size
-        chunk = self._prompt.tokens[start : start + size]
-        if not session.extend(chunk, every=is_told):
+        if not self._read_on():
             # Only an abort interrupts; if the memory could not be cut, the prompt starts over.
             return self._finish(FinishReason.ABORT) if self.is_aborted else None
-        if is_told:
-            self._note_prompt(start, len(chunk))
         if len(session.tokens) < len(self._prompt.tokens):
             return None
         if not math.isfinite(session.logits().max()):
@@ -90,6 +88,22 @@ class Generation:
         if self._max_tokens == 0:
             return self._finish(FinishReason.LENGTH)
         return self._emit()
+
+    def _read_on(self) -> bool:
+        """Compute a chunk of the prompt, or one image; False if interrupted."""
+        session = self._session
+        start = len(session.tokens)
+        is_told = self.request.prompt_logprobs is not None
+        size = min(session.batch_size, session.max_outputs) if is_told else session.batch_size
+        chunk = self._prompt.tokens[start : start + size]
+        if self._images:
+            if chunk[0] < 0:
+                return session.show(chunk[0], self._images[chunk[0]])
+            chunk = list(takewhile(lambda token: token >= 0, chunk))
+        is_whole = session.extend(chunk, every=is_told)
+        if is_whole and is_told:
+            self._note_prompt(start, len(chunk))
+        return is_whole
 
     def _note_prompt(self, start: int, count: int) -> None:
         """Read what the tokens from `start` on say of those that follow them in the prompt."""

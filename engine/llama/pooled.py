@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import EngineError
+from engine.llama.interruption import Interruption
 from engine.llama.model import Context, LoadedModel
 from engine.llama.native import lib
-from engine.llama.session import Interruption
 
 Vectors = npt.NDArray[np.float32]  # (inputs, width)
 

@@ -29,7 +29,7 @@ from engine.api import (
     TokenLogprob,
     Usage,
 )
-from engine.errors import DeviceMemoryError, EngineError, EngineRequestError
+from engine.errors import DeviceMemoryError, EngineError, EngineRequestError, unseeing
 from engine.paged.grammar import Grammar, GrammarCompiler
 from engine.paged.graphs import Capture, CudaCapture
 from engine.paged.model import PagedModel
@@ -143,6 +143,8 @@ class PagedEngine:
 
     def add(self, request: GenerateRequest) -> None:
         """Accept a request; raises EngineError when it can never be served."""
+        if request.images:
+            raise unseeing("paged")
         sampling, vocab_size = request.sampling, self._model.spec.vocab_size
         for asked in (request.logprobs, request.prompt_logprobs):
             if asked is not None and not 0 <= asked <= MAX_TOP:
@@ -241,6 +243,9 @@ class PagedEngine:
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that the tokens stand for, special tokens as their text."""
         return self._vocab.detokenize(token_ids)
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        raise unseeing("paged")
 
     def stats(self) -> dict[str, Any]:
         """Counters since loading and the state of the pool."""

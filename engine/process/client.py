@@ -202,6 +202,11 @@ class EngineClient:
         number = next(self._numbers)
         return list(await self._call(number, frames.Detokenize(number, list(token_ids))))
 
+    async def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many tokens images of these widths and heights take in a prompt."""
+        number = next(self._numbers)
+        return list(await self._call(number, frames.Look(number, list(sizes))))
+
     async def stats(self) -> dict[str, Any]:
         """The engine's counters."""
         number = next(self._numbers)

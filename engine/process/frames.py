@@ -71,6 +71,13 @@ class Detokenize(msgspec.Struct, tag=True):
     token_ids: list[int]
 
 
+class Look(msgspec.Struct, tag=True):
+    """Tokens that images of these widths and heights take; answered by Result."""
+
+    call: int
+    sizes: list[tuple[int, int]]
+
+
 class GetStats(msgspec.Struct, tag=True):
     """The engine's counters; answered by Result."""
 
@@ -108,7 +115,7 @@ class Fatal(msgspec.Struct, tag=True):
     message: str
 
 
-ToWorker = Load | Add | Abort | Embed | Score | Tokenize | Detokenize | GetStats | Stop
+ToWorker = Load | Add | Abort | Embed | Score | Tokenize | Detokenize | Look | GetStats | Stop
 FromWorker = Ready | Steps | Result | Fatal
 
 _encoder = msgspec.msgpack.Encoder()

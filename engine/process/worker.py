@@ -171,7 +171,12 @@ class Worker:
     def _call(
         self,
         engine: Engine,
-        frame: frames.Embed | frames.Score | frames.Tokenize | frames.Detokenize | frames.GetStats,
+        frame: frames.Embed
+        | frames.Score
+        | frames.Tokenize
+        | frames.Detokenize
+        | frames.Look
+        | frames.GetStats,
     ) -> frames.Result:
         try:
             match frame:
@@ -195,6 +200,8 @@ class Worker:
                     ]
                 case frames.Detokenize():
                     value = [engine.detokenize([token]) for token in frame.token_ids]
+                case frames.Look():
+                    value = engine.look(frame.sizes)
                 case frames.GetStats():
                     value = engine.stats()
         except EngineError as error:

@@ -218,14 +218,14 @@ def test_images_come_as_data_urls(start):
         {"type": "text", "text": "this?"},
     ]
     (job,) = chat_jobs(messages=[{"role": "user", "content": parts}])
-    assert job.work == (Message("user", "what is\nthis?", images=(b"hi",)),)
+    assert job.work == (Message("user", "what isthis?", images=(b"hi",), image_places=(7,)),)
 
 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
         ("https://x/y.png", "image URLs are not currently supported, please use base64"),
-        ("data:image/gif;base64,aGk=", "must be a data: URL in base64 of type image/jpeg"),
+        ("data:image/tiff;base64,aGk=", "must be a data: URL in base64 of type image/jpeg"),
         ("data:image/png,aGk=", "must be a data: URL in base64"),
         ("data:image/png;base64,!", "is not base64"),
         (7, "without image_url.url"),
