@@ -39,6 +39,7 @@ log = logging.getLogger("hearth.access")
 
 RESET_FILE = "reset-claim"
 FLUSH_S = 2.0  # how long notes for the database gather
+REST_S = 60.0  # after they were written: nobody who is refused all day wears out a card
 RETRY_S = 60.0  # after the database could not be written
 OWNER = "owner"  # the name of a key that was claimed without one
 
@@ -83,16 +84,16 @@ class Access:
             log.info("this box has no owner yet; `hearth pair` on it shows how to claim it")
 
     async def run_forever(self) -> None:
-        """Write what was noted."""
-        wait_s = FLUSH_S
+        """Write what was noted: soon, but no more often than once a minute."""
         while True:
             await self._has_notes.wait()
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(FLUSH_S)
             self._has_notes.clear()
-            wait_s = FLUSH_S
-            if not await self._flush():
+            if await self._flush():
+                await asyncio.sleep(REST_S)
+            else:
                 self._has_notes.set()
-                wait_s = RETRY_S
+                await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         """Write what was noted and let go of the database."""

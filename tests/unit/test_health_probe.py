@@ -1,4 +1,4 @@
-"""What only root may read: found by the probe, written, and believed by the reader if it is sane."""
+"""What only root may read: found by the probe, and believed by the reader if sane."""
 
 import json
 
