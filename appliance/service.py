@@ -36,7 +36,9 @@ from appliance.http.app import Parts, build_app
 from appliance.http.context import LIVE, ServiceState, version
 from appliance.http.door import Door, Limits
 from appliance.http.https import Tls, here
+from appliance.http.leds import attend_forever
 from appliance.incidents import Incidents
+from appliance.leds import Leds
 from appliance.library.blobs import sweep_temps, sweep_temps_below
 from appliance.library.builtin import install_once
 from appliance.library.library import Library
@@ -74,6 +76,8 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    leds = Leds(settings.led)
+    await leds.open()
     library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
     state = ServiceState()
     models = Models(settings)
@@ -127,6 +131,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             metrics=metrics,
             device=device,
             incidents=incidents,
+            leds=leds,
             recent=recent,
             tls=tls,
             state=state,
@@ -165,6 +170,8 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
             watching = background.create_task(pressure.run_forever())
+            shining = background.create_task(leds.run_forever())
+            attending = background.create_task(attend_forever(app))
             await stop.wait()
             discovering.cancel()
             following.cancel()
@@ -175,6 +182,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             telling.cancel()
             app[LIVE].close()
             watching.cancel()
+            attending.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
@@ -184,6 +192,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             counting.cancel()
             visiting.cancel()
             securing.cancel()
+            shining.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
 

@@ -27,7 +27,7 @@ SECRET_CHARACTERS = 52  # of 5 bits: 260
 MAX_KEYS = 1000  # that are not revoked; a household has ten, a school a few hundred
 KEPT_REVOKED = 200  # revoked ones stay in the list for a while, so that people see what was
 MAX_TOKEN_CHARACTERS = 200
-STALE_S = 60.0  # how far the noted last use may lie behind the true one
+STALE_S = 600.0  # how far the noted last use may lie behind the true one: each note is a write
 _TOKEN = re.compile(r"hearth_([0-9a-z]{1,32})_([0-9A-Za-z]{1,128})")
 _UNKNOWN = bytes(32)  # compared with in place of a key that is not there
 

@@ -27,6 +27,7 @@ from appliance.http import (
     device,
     doctor,
     keys,
+    leds,
     live,
     media,
     metrics,
@@ -62,6 +63,7 @@ from appliance.http.context import (
     GUARD,
     IMPORTER,
     INCIDENTS,
+    LEDS,
     LIBRARY,
     LIMITS,
     LIVE,
@@ -84,6 +86,7 @@ from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
 from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
 from appliance.incidents import Incidents
+from appliance.leds import Leds
 from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
@@ -117,6 +120,7 @@ class Parts:
     metrics: Metrics
     device: Device
     incidents: Incidents
+    leds: Leds
     recent: Recent
     tls: Tls
     state: ServiceState
@@ -144,6 +148,7 @@ def build_app(parts: Parts) -> web.Application:
     app[METRICS] = parts.metrics
     app[DEVICE] = parts.device
     app[INCIDENTS] = parts.incidents
+    app[LEDS] = parts.leds
     app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
@@ -205,6 +210,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/doctor", doctor.doctor),
         web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.get("/hearth/v1/device", device.device),
+        web.post("/hearth/v1/identify", leds.identify),
         web.get("/hearth/v1/support", support.bundle),
         web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),

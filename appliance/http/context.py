@@ -31,6 +31,7 @@ from appliance.http.https import Tls
 from appliance.http.live_room import Live
 from appliance.http.meter import TokenMeter
 from appliance.incidents import Incidents
+from appliance.leds import Leds
 from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
@@ -92,6 +93,7 @@ USAGE = web.AppKey("USAGE", Usage)
 METRICS = web.AppKey("METRICS", Metrics)
 DEVICE = web.AppKey("DEVICE", Device)
 RECENT = web.AppKey("RECENT", Recent)
+LEDS = web.AppKey("LEDS", Leds)
 INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 
 CALLER = web.RequestKey("CALLER", Caller)
