@@ -229,4 +229,7 @@ def young_after_unclean_stop(state: Path, library: Library) -> set[Digest]:
 
 def end_well(state: Path) -> None:
     """The service stops as it should."""
-    (state / MARK).unlink(missing_ok=True)
+    try:
+        (state / MARK).unlink(missing_ok=True)
+    except OSError as error:  # a read-only disk: the next start will check a little more
+        log.warning("cannot note that the service stopped well: %s", error)
