@@ -50,6 +50,7 @@ from appliance.pressure import Pressure
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
+from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
 
 log = logging.getLogger("hearth")
@@ -81,19 +82,21 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
     state = ServiceState()
     models = Models(settings)
-    repositories = Repositories(settings.state / "trust")
+    known_time = KnownTime(settings.state)
+    repositories = Repositories(settings.state / "trust", known_time.read)
     gate = Gate(settings, repositories)
     transfers = Transfers(settings, library, gate, models)
     chat = ChatService(library, models)
     database = Database(settings.state)
     network = Network()
-    access = Access(settings, database, network)
+    access = Access(settings, database, network, known_time.stamp)
     usage = Usage(database, settings.guest_tokens_per_day)
     bundles = Bundles(settings, library, models, chat, transfers, repositories)
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
     await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
+    await asyncio.to_thread(known_time.load)
     await access.open()
     await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
@@ -132,6 +135,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             device=device,
             incidents=incidents,
             leds=leds,
+            known_time=known_time,
             recent=recent,
             tls=tls,
             state=state,

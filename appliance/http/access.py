@@ -102,6 +102,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
     ("POST", "/hearth/v1/tls/renew"): _ADMIN,
+    ("POST", "/hearth/v1/clock"): _ADMIN,
     ("GET", "/hearth/v1/support"): _ADMIN,
     ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,

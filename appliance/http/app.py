@@ -24,6 +24,7 @@ from appliance.http import (
     admin,
     anthropic,
     blobs,
+    clock,
     device,
     doctor,
     keys,
@@ -63,6 +64,7 @@ from appliance.http.context import (
     GUARD,
     IMPORTER,
     INCIDENTS,
+    KNOWN_TIME,
     LEDS,
     LIBRARY,
     LIMITS,
@@ -93,6 +95,7 @@ from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
+from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
@@ -121,6 +124,7 @@ class Parts:
     device: Device
     incidents: Incidents
     leds: Leds
+    known_time: KnownTime
     recent: Recent
     tls: Tls
     state: ServiceState
@@ -149,6 +153,7 @@ def build_app(parts: Parts) -> web.Application:
     app[DEVICE] = parts.device
     app[INCIDENTS] = parts.incidents
     app[LEDS] = parts.leds
+    app[KNOWN_TIME] = parts.known_time
     app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
@@ -211,6 +216,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.get("/hearth/v1/device", device.device),
         web.post("/hearth/v1/identify", leds.identify),
+        web.post("/hearth/v1/clock", clock.tell),
         web.get("/hearth/v1/support", support.bundle),
         web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),

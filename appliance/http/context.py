@@ -38,6 +38,7 @@ from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
+from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
 
 
@@ -93,6 +94,7 @@ USAGE = web.AppKey("USAGE", Usage)
 METRICS = web.AppKey("METRICS", Metrics)
 DEVICE = web.AppKey("DEVICE", Device)
 RECENT = web.AppKey("RECENT", Recent)
+KNOWN_TIME = web.AppKey("KNOWN_TIME", KnownTime)
 LEDS = web.AppKey("LEDS", Leds)
 INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 
