@@ -13,7 +13,7 @@ from appliance.device.reading import Board, Clock, DeviceReading
 from appliance.device.storage import read_better_disks, read_disks
 from appliance.device.thermal import read_zones
 from appliance.hardware import read_memory
-from appliance.trust.clock import judge_clock, read_clock
+from appliance.trust.clock import TIMESYNCD_MARK, judge_clock, read_clock
 
 ROOT = Path("/")
 
@@ -29,7 +29,7 @@ class Device:
 
     def read(self) -> DeviceReading:
         root = self.root
-        clock = read_clock(root / "sys/class/rtc")
+        clock = read_clock(root / "sys/class/rtc", root / str(TIMESYNCD_MARK)[1:])
         probed = read_health(root)
         disks = read_disks(root, self._folders, probed.disks)
         ours = {str(disk.mount) for disk in disks}
