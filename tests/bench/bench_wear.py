@@ -2,7 +2,8 @@
 
 As root, on an ext4 file system of its own with the mount options of the images, so that the file
 system's journal counts as it does on a card: sectors that reached the device (/sys/block/*/stat),
-beside what the process itself asked for (/proc/PID/io). Extrapolated to a day.
+beside what the process itself asked for (/proc/PID/io). Extrapolated to a day. With --booted a
+whole Debian with our units and their settings is idle on that file system.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -52,9 +54,12 @@ def card(folder: Path) -> Iterator[tuple[Path, str]]:
 def written(device: str, pid: int) -> dict[str, int]:
     """Bytes so far: that reached the device, and that the process had to be written."""
     os.sync()
-    fields = Path(f"/sys/block/{device}/stat").read_text().split()
     asked = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-    return {"device": int(fields[6]) * SECTOR_BYTES, "process": int(asked["write_bytes"])}
+    return {"device": sectors(device) * SECTOR_BYTES, "process": int(asked["write_bytes"])}
+
+
+def sectors(device: str) -> int:
+    return int(Path(f"/sys/block/{device}/stat").read_text().split()[6])
 
 
 def ask(service: harness.Service, token: str) -> None:
@@ -75,8 +80,43 @@ def period(service: harness.Service, device: str, seconds: float, token: str) ->
     return {name: after[name] - before[name] for name in after}
 
 
+def booted(seconds: float) -> None:
+    """Print what a container writes that boots with our units and then does nothing."""
+    sys.path.insert(0, str(harness.REPOSITORY))
+    from tests.system.booted import Booted, missing
+    from tests.system.test_care_units import add_units
+
+    if reason := missing():
+        raise SystemExit(reason)
+    conditions = harness.machine() | {"mount": OPTIONS, "seconds": seconds}
+    with tempfile.TemporaryDirectory(prefix="hearth-wear-") as folder, card(Path(folder)) as disk:
+        mount, device = disk
+        with Booted(mount, boots=False) as box:
+            add_units(box)
+            box.boot()
+            box.run("systemctl", "start", "hearth.service", "hearth-health.timer")
+            time.sleep(2 * SETTLE_S)
+            os.sync()
+            before = sectors(device)
+            time.sleep(seconds)
+            os.sync()
+            found = (sectors(device) - before) * SECTOR_BYTES
+            runs = box.show("hearth-health.timer", "LastTriggerUSec")
+    a_day = found * DAY_S / seconds / MB
+    figure = harness.Figure(
+        "writes to the card while idle, all of the system", a_day, 5.0, is_limit=True,
+        unit="MB a day",
+    )  # fmt: skip
+    rows = [["idle", str(found), f"{a_day:.2f}", runs]]
+    headers = ["", "device, bytes", "device, MB a day", "last turn of hearth-health"]
+    harness.report("wear-booted", conditions, headers, rows, {"bytes": found}, [figure])
+
+
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
+    if options.booted:
+        booted(options.seconds)
+        return
     if os.geteuid() != 0:
         print("bench_wear needs root, to mount a file system of its own")
         return
@@ -109,6 +149,7 @@ def main(argv: list[str] | None = None) -> None:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.arguments("Writes to the card, idle and in light use")
     parser.add_argument("--seconds", type=float, help="each; default 600, with --quick 180")
+    parser.add_argument("--booted", action="store_true", help="a whole system, idle")
     options = parser.parse_args(argv)
     options.seconds = options.seconds or (180.0 if options.quick else 600.0)
     return options

@@ -24,19 +24,24 @@ def box(tmp_path):
             pytest.fail(reason)
         pytest.skip(reason)
     with Booted(tmp_path, boots=False) as found:
-        found.add_running_hearth()
-        # a release's own interpreter, which finds the package also when isolated (-I)
-        words = found.path(LAUNCHER).read_text()
-        python = words.replace('-m appliance "$@"', '"$@"').replace("exec", "shift\nexec")
-        found.write(LAUNCHER.with_name("python"), python, 0o755)
-        for unit in UNITS:
-            found.copy(REPOSITORY / "systemd" / unit, f"/etc/systemd/system/{unit}")
-        for folder in ("sysusers.d", "timesyncd.conf.d"):
-            found.copy(
-                REPOSITORY / "systemd" / folder / "hearth.conf", f"/etc/{folder}/hearth.conf"
-            )
+        add_units(found)
         assert found.boot() == "running", found.journal()
         yield found
+
+
+def add_units(box):
+    """Have Hearth and its units in a container, before it boots."""
+    box.add_running_hearth()
+    # a release's own interpreter, which finds the package also when isolated (-I)
+    words = box.path(LAUNCHER).read_text()
+    python = words.replace('-m appliance "$@"', '"$@"').replace("exec", "shift\nexec")
+    box.write(LAUNCHER.with_name("python"), python, 0o755)
+    for unit in UNITS:
+        box.copy(REPOSITORY / "systemd" / unit, f"/etc/systemd/system/{unit}")
+    for folder in ("sysusers.d", "tmpfiles.d", "timesyncd.conf.d", "journald.conf.d"):
+        name = f"{folder}/hearth.conf"
+        where = "/etc/systemd" if folder.endswith("d.conf.d") else "/etc"
+        box.copy(REPOSITORY / "systemd" / name, f"{where}/{name}")
 
 
 def test_the_probe_reads_under_its_sandbox(box):
