@@ -31,7 +31,7 @@ from appliance.incidents import Incident, Incidents
 from appliance.library.library import Library
 from appliance.library.space import reserve_bytes
 from appliance.models.choice import read_machine
-from appliance.trust.clock import RELEASED_S, judge_clock, read_clock
+from appliance.trust.clock import RELEASED_S, judge_clock
 from appliance.trust.repositories import Repositories
 
 DATABASE = "hearth.db"
@@ -73,7 +73,7 @@ def read_facts(
         partials=list(_partials(blobs)),
         memory=read_memory(),
         reserve_bytes=settings.memory_reserve_mib * MIB,
-        clock=judge_clock(read_clock(), floor_s),
+        clock=judge_clock(trust.read_clock(), floor_s),
         repositories=repositories,
         discovery=discovery,
         has_database=(settings.state / DATABASE).is_file(),

@@ -128,6 +128,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     errors.ActivationError: _Row(409, "api_error"),
     errors.MemoryFitError: _Row(503, "api_error"),
     errors.DiskFullError: _Row(507, "api_error"),
+    errors.ReadOnlyError: _Row(507, "api_error"),
     errors.RegistryError: _Row(502, "api_error"),
     errors.RegistryNotFoundError: _Row(404, "not_found_error"),
     TrustError: _Row(502, "api_error"),  # the source's fault, or somebody's on the way

@@ -60,6 +60,12 @@ BOARD = {
     "storage_worn": disk(life_used=0.9),
     "disk_remounted": disk(is_read_only=True),
     "disk_errors": disk(errors=2),
+    "disk_failing": disk(is_failing=True),
+    "system_remounted": {"remounted": ("/boot/firmware",)},
+    "models_on_card": {
+        "disks": (replace(DISK, kind="sd"), DISK),
+        "better_disks": ("nvme0n1",),
+    },
     "clock_unsynced": {"clock": Clock(False, ClockState.PLAUSIBLE)},
     "memory_pressure": stalls(memory=20.1),
     "io_pressure": stalls(io=41.0),
