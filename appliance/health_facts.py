@@ -33,6 +33,7 @@ from appliance.library.space import reserve_bytes
 from appliance.models.choice import read_machine
 from appliance.trust.clock import RELEASED_S, judge_clock, read_clock
 from appliance.trust.repositories import Repositories
+from engine.process.confine import landlock_version
 
 DATABASE = "hearth.db"
 ENGINE_LIBRARIES = ("llama_cpp", "torch")
@@ -102,6 +103,7 @@ def _run_facts(
         gpu=machine.gpus[0].model if machine.gpus and machine.missing else "",
         setting_warnings=settings.warnings,
         broken_file=settings.broken_file,
+        has_landlock=landlock_version() > 0,
         scrub_days=settings.scrub_days,
         unread_s=_unread_s(settings, library),
         failed_updates=list(_failed_updates(settings.state)),

@@ -31,6 +31,7 @@ class RunFacts:
     reserve_bytes: int = 0
     reserved_free_bytes: int | None = None  # on the disk of the models; None: not known
     ended_badly: bool = False  # the run before this one
+    has_landlock: bool = True  # the kernel can close the state folder to a model's worker
     safe_mode: str = ""  # why no model is loaded
     incidents: Sequence[Incident] = ()  # of the last day
     lowered_slots: int | None = None  # requests at once that a hot board still takes
@@ -136,6 +137,13 @@ def safe_mode(facts: RunFacts) -> Iterator[Condition]:
         yield Condition("safe_mode", "safe mode", text, Severity.ERROR, cure)
 
 
+def confinement(facts: RunFacts) -> Iterator[Condition]:
+    if not facts.has_landlock:
+        text = "this kernel has no Landlock: a model's worker has no network, but could read keys"
+        cure = "use Linux 5.13 or newer with landlock among the kernel's lsm= list"
+        yield Condition("workers_see_files", "workers less confined", text, Severity.NOTE, cure)
+
+
 def killed_workers(facts: RunFacts) -> Iterator[Condition]:
     killed = [each for each in facts.incidents if each.kind is Kind.WORKER_OOM]
     if killed:
@@ -195,6 +203,7 @@ RUN_CHECKS: tuple[Check, ...] = (
     reserve,
     unclean_stop,
     safe_mode,
+    confinement,
     killed_workers,
     crashed_workers,
     unloaded,
