@@ -17,7 +17,7 @@ from functools import partial
 
 from aiohttp import web
 
-from appliance import logs
+from appliance import last_good, logs, safe_mode
 from appliance.access.access import Access
 from appliance.access.usage import Usage
 from appliance.allocator import give_back_freed_memory
@@ -74,10 +74,18 @@ def serve(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     unit = Systemd.from_environ(os.environ)
     faulthandler.enable()  # where it hung goes to the log when the watchdog ends it
-    asyncio.run(_serve(_listening_as(unit, settings), recent, unit))
+    try:
+        asyncio.run(_serve(_listening_as(unit, settings), recent, unit))
+    except ConfigError:
+        raise
+    except Exception as error:
+        safe_mode.note_panic(settings.state, error)
+        raise
 
 
 async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None:
+    if settings.broken_file:
+        log.error("the settings of the last good start are in force: %s", settings.broken_file)
     for warning in settings.warnings:
         log.warning("%s", warning)
     stop = asyncio.Event()
@@ -124,6 +132,13 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
     models.on_worker_end = pressure.note_worker_end
     transfers.space.make_room = pressure.make_room
     incidents.ended_badly = await asyncio.to_thread(ended_badly, settings.state)
+    why_safe = await asyncio.to_thread(
+        safe_mode.start, settings.state, ended_badly=incidents.ended_badly
+    )
+    _set_safe_mode(models, incidents, why_safe)
+    if why_safe:
+        log.error("safe mode: no model is loaded, as %s", why_safe)
+        loop.call_later(safe_mode.LASTS_S, _set_safe_mode, models, incidents, "")
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(
         Parts(
@@ -170,6 +185,7 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
         stack.push_async_callback(discovery.close)
         state.port = bound[0][1]
         state.ready = True
+        await asyncio.to_thread(last_good.keep, settings)
         unit.ready(_status(models, state))
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
@@ -215,6 +231,7 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
             shining.cancel()
             feeding.cancel()
     await asyncio.to_thread(end_well, settings.state)
+    await asyncio.to_thread(safe_mode.end_well, settings.state)
     log.info("stopped")
 
 
@@ -276,8 +293,14 @@ def _listening_as(unit: Systemd, settings: Settings) -> Settings:
     return replace(settings, host=address)
 
 
+def _set_safe_mode(models: Models, incidents: Incidents, why: str) -> None:
+    models.safe_mode = incidents.safe_mode = why
+
+
 def _status(models: Models, state: ServiceState) -> str:
     """The line of `systemctl status`."""
+    if models.safe_mode:
+        return "safe mode: no model is loaded; see `hearth doctor`"
     names = ", ".join(model.name.short for model in models.loaded())
     return f"serving, {_count(state.active, 'request')} running, models loaded: {names or 'none'}"
 

@@ -28,6 +28,7 @@ from engine.process.client import EngineClient
 
 log = logging.getLogger("hearth.models")
 
+SAFE_RETRY_S = 300
 STUCK_S = 60.0  # for workers that end and for the decision, beyond the time to load
 
 
@@ -82,6 +83,7 @@ class Models:
         self.on_change: Callable[[], None] = lambda: None  # a queue moved, a worker came or went
         self.on_worker_end: Callable[[ModelName, EngineError], None] = lambda *_: None
         self._max_slots: int | None = None
+        self.safe_mode = ""  # why no model may be used; empty: they may
         self._admitting_since: float | None = None  # time.monotonic()
 
     @property
@@ -125,6 +127,13 @@ class Models:
         engine that the settings ask for) and EngineError (cannot be loaded). A file that may be
         damaged is told to `on_format_error`.
         """
+        if self.safe_mode:
+            raise OverloadedError(
+                f"this box is in safe mode and loads no model: {self.safe_mode}",
+                retry_after_s=SAFE_RETRY_S,
+                hint="see `hearth doctor`; models are loaded again in half an hour, or at once"
+                " after `systemctl restart hearth`",
+            )
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
             raise refusal

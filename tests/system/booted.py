@@ -234,11 +234,12 @@ class Booted:
             self.binds[str(folder)] = inside[-1]
         launcher = (
             "#!/bin/sh\n"
-            f"export PYTHONPATH={':'.join(inside)} PYTHONDONTWRITEBYTECODE=1\n"
+            f"export PYTHONPATH={':'.join(inside)} PYTHONPYCACHEPREFIX=/var/cache/hearth/bytecode\n"
             f"export LD_LIBRARY_PATH={python.parent.parent / 'lib'}\n"
-            f'exec {python} -m appliance "$@"\n'
+            f"exec {python}"
         )
-        self.write(LAUNCHER, launcher, 0o755)
+        self.write(LAUNCHER, f'{launcher} -m appliance "$@"\n', 0o755)
+        self.write(LAUNCHER.with_name("python"), f'{launcher} "$@"\n', 0o755)
 
     # -- inner -----------------------------------------------------------------------------
 
