@@ -275,7 +275,11 @@ class Models:
             need = await self._make_room(resident.name, need)
             try:
                 orders = with_budget(spec, need)
-                client = await EngineClient.start(orders, timeout_s=self._settings.load_timeout_s)
+                client = await EngineClient.start(
+                    orders,
+                    timeout_s=self._settings.load_timeout_s,
+                    private=(self._settings.state, self._settings.models_dir),
+                )
             except EngineError as error:
                 log.warning("load failed model=%s error=%s", resident.name.short, error)
                 raise

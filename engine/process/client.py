@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -58,8 +59,12 @@ class EngineClient:
         self._child = _Child(self._on_end)
 
     @classmethod
-    async def start(cls, spec: LoadSpec, *, timeout_s: float) -> Self:
+    async def start(
+        cls, spec: LoadSpec, *, timeout_s: float, private: tuple[Path, Path] | None = None
+    ) -> Self:
         """Start a worker and load `spec` in it.
+
+        private  the state folder that it must not see, and the models that it may read (confine.py)
 
         Raises EngineError (ModelFormatError, DeviceMemoryError, …) when the engine cannot be built,
         EngineCrashedError when the process dies meanwhile or is not ready after `timeout_s`.
@@ -75,6 +80,7 @@ class EngineClient:
                     "-m",
                     "engine.process.worker",
                     str(theirs.fileno()),
+                    *map(str, private or ()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """A worker process: one engine, one socket, one thread.
 
-Started as `python -m engine.process.worker FD`. Reads frames from the socket FD, drives the engine,
+Started as `python -m engine.process.worker FD [STATE MODELS]`; with these it confines itself
+(confine.py) before it reads anything of a model. Reads frames from the socket FD, drives the engine,
 answers with frames. It blocks on the socket while there is no work, so that idling costs nothing.
 It ends when the socket closes, on `Stop`, or when its parent dies.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from engine.api import Engine, EngineFactory, LoadSpec, Poll, SequenceStep
 from engine.errors import BackendUnavailableError, EngineError
 from engine.process import frames
+from engine.process.confine import confine
 
 READ_BYTES = 256 * 1024
 EXTRAS = {"paged": "gpu"}  # where the extra is not called like the engine
@@ -209,12 +211,14 @@ def offer_to_oom_killer() -> None:
 
 
 def main() -> int:
-    """Run the worker on the socket whose file descriptor is the only argument."""
+    """Run the worker on the socket whose file descriptor is the first argument."""
     die_with_parent()
     offer_to_oom_killer()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C at a terminal is the service's affair
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
+    if len(sys.argv) > 2:
+        confine(Path(sys.argv[2]), Path(sys.argv[3]))
     try:
         Worker(sock).run()
     except EngineError as error:

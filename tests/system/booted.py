@@ -7,7 +7,6 @@ here shows modules, udev rules or memory limits: machine.py boots a kernel for t
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import itertools
@@ -120,7 +119,6 @@ class Booted:
             self._nspawn = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=console, stderr=console,
                 env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-                preexec_fn=_end_with_parent,
             )  # fmt: skip
         wait_for(self._has_init, LIMIT_S)
         wait_for(lambda: self._state() not in {"", "offline", "initializing"}, LIMIT_S)
@@ -166,7 +164,7 @@ class Booted:
         """The command here that runs `argv` inside."""
         assert self._init, "it is not running"
         enter = ["nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-C", "--root"]
-        return [*enter, "--wd=/", "--", *map(str, argv)]
+        return [*enter, "--wdns=/", "--", *map(str, argv)]
 
     def in_netns(self, *argv):
         """The command here that runs `argv` of this machine in the container's network."""
@@ -236,6 +234,7 @@ class Booted:
         launcher = (
             "#!/bin/sh\n"
             f"export PYTHONPATH={':'.join(inside)} PYTHONDONTWRITEBYTECODE=1\n"
+            f"export LD_LIBRARY_PATH={python.parent.parent / 'lib'}\n"
             f'exec {python} -m appliance "$@"\n'
         )
         self.write(LAUNCHER, launcher, 0o755)
@@ -262,6 +261,7 @@ class Booted:
 
     def _command(self):
         return [
+            *("setpriv", "--pdeathsig=TERM"),  # it takes SIGTERM as an order to power off
             *("systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}"),
             *("--boot", "--register=no", "--keep-unit", "--console=pipe", "--link-journal=no"),
             *("--resolv-conf=off", "--timezone=off", "--kill-signal=SIGRTMIN+3"),
@@ -276,7 +276,7 @@ class Booted:
         assert self._nspawn.poll() is None, f"nspawn ended:\n{log.read_text(errors='replace')}"
         pid = self._nspawn.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        self._init = int(children[0]) if children else 0
+        self._init = next((int(child) for child in children if _is_init(child)), 0)
         return bool(self._init)
 
     def _state(self):
@@ -289,7 +289,14 @@ def _interpreter():
     return Path(sys.executable).resolve()
 
 
-def _end_with_parent():
-    """Have nspawn shut its container down when the test run dies (it takes SIGTERM so)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+def _is_init(pid):
+    """Whether a child of nspawn is the PID 1 of its container, and systemd already.
+
+    Before that it still is in namespaces of ours, which nobody must enter to shut them down.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return facts["Name"] == "systemd" and facts["NSpid"].split()[-1] == "1"
