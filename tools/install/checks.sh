@@ -59,7 +59,7 @@ check_machine() {
 # The interpreter that the wheelhouse brings, else one of the system that its wheels are for.
 choose_python() {
   local wanted each
-  archive=$(find "$wheelhouse/interpreter" -name '*.tar.*' 2>/dev/null | head -n 1)
+  archive=$(find "$wheelhouse/interpreter" -name '*.tar.*' 2>/dev/null | head -n 1) || true
   wanted=$(fact "$wheelhouse" python)
   python=
   if [ -n "$archive" ]; then python=python$wanted; return; fi
@@ -110,7 +110,7 @@ port_owner() {
   local inode link hex
   hex=$(printf '%04X' "$port")
   inode=$(awk -v hex=":$hex\$" '$2 ~ hex && $4 == "0A" { print $10 }' \
-    /proc/net/tcp /proc/net/tcp6 2>/dev/null | head -n 1)
+    /proc/net/tcp /proc/net/tcp6 2>/dev/null | head -n 1) || true
   [ -n "$inode" ] || return 0
   for link in /proc/[0-9]*/fd/*; do
     if [ "$(readlink "$link" 2>/dev/null)" = "socket:[$inode]" ]; then

@@ -92,7 +92,7 @@ go_back() {
 finish() {
   local new=$1 old=$2 each
   if [ -n "$old" ] && [ "$old" != "$new" ]; then point previous "$old"; fi
-  step "remove releases before ${old:-$new}"
+  if [ -n "$old" ]; then step "keep $new and ${old}, remove older releases"; fi
   rm -f "$opt/trial"
   for each in "$opt"/releases/* "$opt"/releases/.new-*; do
     case ${each##*/} in

@@ -7,7 +7,7 @@ unit_folders() {
 systemd /etc/systemd/system
 systemd/sysusers.d /etc/sysusers.d
 systemd/tmpfiles.d /etc/tmpfiles.d
-systemd/preset /etc/systemd/system-preset
+systemd/system-preset /etc/systemd/system-preset
 systemd/journald.conf.d /etc/systemd/journald.conf.d
 systemd/system.conf.d /etc/systemd/system.conf.d
 EOF
@@ -25,6 +25,25 @@ unit_files() {
       esac
     done
   done < <(unit_folders)
+  for each in $(drop_ins); do
+    if [ -e "$opt/current/systemd/drop-ins/$each" ]; then
+      printf '%s %s\n' "systemd/drop-ins/$each" "/etc/systemd/system/hearth.service.d/$each"
+    fi
+  done
+}
+
+# What this kind of box needs beside the units (systemd/README.md).
+drop_ins() {
+  local systemd
+  systemd=$(in_root systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+  if [ "$systemd" -ge 254 ]; then printf 'systemd-254.conf\n'; fi
+  if [ -e "$root/etc/nv_tegra_release" ]; then
+    printf 'gpu-jetson.conf\n'
+  elif [ -z "$root" ] && [ -e /dev/nvidiactl ]; then
+    printf 'gpu-nvidia.conf\n'
+  elif [ -z "$root" ] && [ -e /dev/dri/renderD128 ]; then
+    printf 'gpu-drm.conf\n'
+  fi
 }
 
 # The list is written first: an uninstall after a power cut finds whatever was copied.
@@ -43,10 +62,15 @@ install_units() {
   pin_key
   remove_old_units "$before"
   mv -T "$opt/.files.new" "$opt/files"
-  in_root systemd-sysusers
+  create_account
   if [ -z "$root" ]; then systemctl daemon-reload; fi
   enable_units "$before"
   if [ -z "$root" ]; then systemd-tmpfiles --create --prefix=/var/lib/hearth --prefix=/run/hearth; fi
+}
+
+create_account() {
+  local said
+  said=$(in_root systemd-sysusers 2>&1) || refuse "the account could not be made: $said"
 }
 
 # A file appears whole, by a rename.
