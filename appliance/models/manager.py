@@ -28,6 +28,8 @@ from engine.process.client import EngineClient
 
 log = logging.getLogger("hearth.models")
 
+STUCK_S = 60.0  # for workers that end and for the decision, beyond the time to load
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -80,6 +82,13 @@ class Models:
         self.on_change: Callable[[], None] = lambda: None  # a queue moved, a worker came or went
         self.on_worker_end: Callable[[ModelName, EngineError], None] = lambda *_: None
         self._max_slots: int | None = None
+        self._admitting_since: float | None = None  # time.monotonic()
+
+    @property
+    def makes_progress(self) -> bool:
+        """False when one load takes so much longer than it may that nobody will end it."""
+        limit_s = 2 * self._settings.load_timeout_s + STUCK_S
+        return self._admitting_since is None or (time.monotonic() - self._admitting_since < limit_s)
 
     @property
     def is_generating(self) -> bool:
@@ -272,8 +281,9 @@ class Models:
     async def _load(self, resident: Resident, spec: LoadSpec, need: Need) -> EngineClient:
         async with self._admission:
             self._refuse_when_closed()
-            need = await self._make_room(resident.name, need)
+            self._admitting_since = time.monotonic()
             try:
+                need = await self._make_room(resident.name, need)
                 orders = with_budget(spec, need)
                 client = await EngineClient.start(
                     orders,
@@ -283,6 +293,8 @@ class Models:
             except EngineError as error:
                 log.warning("load failed model=%s error=%s", resident.name.short, error)
                 raise
+            finally:
+                self._admitting_since = None
         if self._is_closed:
             await client.close()
             self._refuse_when_closed()

@@ -27,7 +27,8 @@ from tests.fakes.waiting import wait_for
 PROGRAMS = ("ip", "mmdebstrap", "nsenter", "systemd-nspawn")
 SUITE = "bookworm"
 PACKAGES = (
-    *("ca-certificates", "curl", "dbus", "iproute2", "procps", "python3", "python3-venv"),
+    *("ca-certificates", "curl", "dbus", "iproute2", "libgomp1", "procps"),
+    *("python3", "python3-venv"),
     *("systemd", "systemd-sysv", "udev"),
 )
 LIMIT_S = 60
