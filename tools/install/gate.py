@@ -14,6 +14,8 @@ import urllib.request
 
 CRASHES = 3  # of a unit that was just started, after which waiting is useless
 PAUSE_S = 0.2
+PROBE_LIMIT_S = 3
+ANSWER_LIMIT_S = 60
 
 
 def main() -> int:
@@ -59,10 +61,12 @@ def _say_one_token(address: str) -> str:
 
 
 def _ask(url: str, body: object = None) -> dict[str, object]:
+    # The socket unit lets a request wait while the service crashes, so a probe must not wait long
+    limit_s = PROBE_LIMIT_S if body is None else ANSWER_LIMIT_S
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - loopback
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=60) as response:
+    with opener.open(request, timeout=limit_s) as response:
         text = response.read(2**20)
     try:
         found = json.loads(text)

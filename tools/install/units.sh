@@ -136,13 +136,10 @@ helpers() {
 
 restart_service() {
   step "start the service"
-  if systemctl --quiet is-active hearth.service; then
-    systemctl restart --no-block hearth.service
-  else
-    systemctl start hearth.socket
-    systemctl reset-failed hearth.service 2>/dev/null || true
-    systemctl start --no-block hearth.service
-  fi
+  systemctl --quiet stop hearth.service 2>/dev/null || true # connections wait at the socket
+  systemctl reset-failed hearth.service 2>/dev/null || true # and crashes count anew
+  systemctl start hearth.socket
+  systemctl start --no-block hearth.service
   start_helpers
 }
 
