@@ -21,14 +21,6 @@ PARTS = ("appliance", "engine", "systemd", "tools", "pyproject.toml", "README.md
 GOOD, NEXT, BROKEN = "0.9.0", "0.10.0", "0.11.0"
 BUILD_LIMIT_S = 900
 
-_UNITS = {
-    "hearth.socket": "[Socket]\nListenStream=11434\n[Install]\nWantedBy=sockets.target\n",
-    "hearth.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nUser=hearth\n"
-    "ExecStart=/opt/hearth/current/bin/hearth serve\nRestart=always\nRestartSec=1\n"
-    "StateDirectory=hearth\n[Install]\nWantedBy=multi-user.target\n",
-    "sysusers.d/hearth.conf": "u hearth - Hearth /var/lib/hearth\n",
-}
-
 
 @dataclass(frozen=True)
 class Stand:
@@ -73,11 +65,6 @@ def _build(folder):
             shutil.copytree(REPOSITORY / part, tree / part, ignore=ignore)
         else:
             shutil.copy2(REPOSITORY / part, tree / part)
-    for name, text in _UNITS.items():
-        path = tree / "systemd" / name
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            path.write_text(text)
     key = folder / "release.key"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
     _set_version(tree, GOOD)

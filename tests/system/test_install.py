@@ -171,6 +171,7 @@ def cut_after(box, lines, version):
     return is_cut
 
 
+@pytest.mark.long
 def test_a_power_cut_after_any_step_leaves_a_machine_that_serves(box):
     install(box, GOOD)
     seen = set()
@@ -183,10 +184,10 @@ def test_a_power_cut_after_any_step_leaves_a_machine_that_serves(box):
         wait_for(lambda: not box.path("/opt/hearth/trial").exists(), 60)
         seen.add(version_of(box))
         assert links(box)[0] == version_of(box)
-        install(box, NEXT)
-        assert version_of(box) == NEXT
-        install(box, GOOD)
-        assert version_of(box) == GOOD
+        if version_of(box) == NEXT:
+            install(box, GOOD)
+            assert version_of(box) == GOOD
+    assert version_of(box) == NEXT, "the run that was not cut"
     assert lines > 6
     assert seen == {GOOD, NEXT}
 

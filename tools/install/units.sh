@@ -10,6 +10,7 @@ systemd/tmpfiles.d /etc/tmpfiles.d
 systemd/system-preset /etc/systemd/system-preset
 systemd/journald.conf.d /etc/systemd/journald.conf.d
 systemd/system.conf.d /etc/systemd/system.conf.d
+systemd/timesyncd.conf.d /etc/systemd/timesyncd.conf.d
 EOF
 }
 
@@ -63,7 +64,10 @@ install_units() {
   remove_old_units "$before"
   mv -T "$opt/.files.new" "$opt/files"
   create_account
-  if [ -z "$root" ]; then systemctl daemon-reload; fi
+  if [ -z "$root" ]; then
+    systemctl daemon-reload
+    udevadm control --reload 2>/dev/null || true # a container has none
+  fi
   enable_units "$before"
   if [ -z "$root" ]; then systemd-tmpfiles --create --prefix=/var/lib/hearth --prefix=/run/hearth; fi
 }
@@ -99,20 +103,15 @@ disable_unit() {
   esac
 }
 
-# Enable what is new on this machine; what somebody disabled stays so.
+# Enable what the presets name and is new on this machine; what somebody disabled stays so.
 enable_units() {
   local each wanted=()
-  while read -r each; do
-    case $each in
-      *@.*) continue ;;
-      /etc/systemd/system/*) ;;
-      *) continue ;;
-    esac
-    if grep -q '^\[Install\]' "$root$each" && ! grep -qxF "$each" <<<"$1"; then
-      wanted+=("${each##*/}")
+  for each in $(sed -n 's/^enable //p' "$opt"/current/systemd/system-preset/*.preset); do
+    if [ -e "$root/etc/systemd/system/$each" ] && ! grep -qxF "/etc/systemd/system/$each" <<<"$1"; then
+      wanted+=("$each")
     fi
-  done <"$opt/files"
-  if [ ${#wanted[@]} -gt 0 ]; then in_root systemctl --quiet preset "${wanted[@]}" 2>/dev/null; fi
+  done
+  if [ ${#wanted[@]} -gt 0 ]; then in_root systemctl --quiet enable "${wanted[@]}" 2>/dev/null; fi
 }
 
 # The first release that is installed says whose signature later ones need.
