@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tools.release.pip import Pip
 PARTS = ("appliance", "engine", "systemd", "tools", "pyproject.toml", "README.md")
 GOOD, NEXT, BROKEN = "0.9.0", "0.10.0", "0.11.0"
 BUILD_LIMIT_S = 900
+KEPT_S = 7200  # another run may still use an older one
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def build_stand():
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
             for old in folder.parent.glob("releases-*"):
-                shutil.rmtree(old)
+                if time.time() - old.stat().st_mtime > KEPT_S:
+                    shutil.rmtree(old)
             building = folder.with_name("releases.building")
             shutil.rmtree(building, ignore_errors=True)
             _build(building)
