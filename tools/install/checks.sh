@@ -102,7 +102,7 @@ check_port() {
   if [ -n "$root" ] || systemctl -q is-active hearth.socket hearth.service; then return; fi
   owner=$(port_owner)
   [ -z "$owner" ] && return
-  refuse "port $port is taken by $owner: stop it (systemctl disable --now ${owner%% *}) and run this again"
+  refuse "port $port is taken by $owner: stop it (if it is a service: systemctl disable --now ${owner%% *}) and run this again"
 }
 
 # Who listens on the port, as `name (process 12)`; empty if nobody does.

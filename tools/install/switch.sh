@@ -10,6 +10,17 @@ release_of() {
   if [ -x "$opt/$target/bin/hearth" ]; then basename "$target"; fi
 }
 
+# The release to go back to: the current one, or, while it has yet to prove itself, the one before.
+proven_release() {
+  local old
+  if [ ! -e "$opt/trial" ]; then
+    release_of current
+    return
+  fi
+  read -r _ old <"$opt/trial"
+  if [ -x "$opt/releases/$old/bin/hearth" ]; then printf '%s' "$old"; fi
+}
+
 # Point a link at a release, by one rename that is on the disk when this returns.
 point() {
   ln -sfn "releases/$2" "$opt/.$1.new"
@@ -26,14 +37,13 @@ note_trial() {
 
 switch_to() {
   local new=$1 old
-  old=$(release_of current)
+  old=$(proven_release)
   if [ "$new" = "$old" ] && [ ! -e "$opt/trial" ]; then
     step "put units and account in place"
     if ! planned; then install_units; fi
     begin_service
     return
   fi
-  if [ "$new" = "$old" ]; then old=$(release_of previous); fi
   check_port
   step "switch from ${old:-nothing} to $new"
   if planned; then

@@ -151,6 +151,8 @@ start_helpers() {
 
 # After a second run on the same release: nothing is restarted that runs.
 begin_service() {
+  local name reason
+  name=$(release_of current)
   if [ -n "$root" ] || planned; then
     say "Hearth $name is installed already"
     return
@@ -160,7 +162,6 @@ begin_service() {
     restart_service
   fi
   step "wait until Hearth $name answers (at most $wait_s s)"
-  local reason
   reason=$(gate) || refuse "Hearth $name does not answer (${reason##*$'\n'}): see journalctl -u hearth"
   say "Hearth $name was installed already and serves on port $port: $reason"
 }
