@@ -28,6 +28,11 @@ class Pooling(StrEnum):
     LAST = "last"
 
 
+Scoring = Literal["", "cosine", "logit", "probability"]
+"""How an engine scores a document: not at all; by the cosine of two embeddings, -1 to 1; by a
+classifier that reads both, whose output is any number, or a share of 1."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. The defaults are Ollama's (api/types.go, DefaultOptions)."""
 
@@ -61,6 +66,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     max_tokens: int = -1  # -1: until the model stops or a limit of the context is reached
     constraint: Constraint | None = None
     logprobs: int | None = None  # None: none; n: log-probability of the token and of the n best
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens, which then are all
+    # computed: no cached KV is used, and a prompt that is too long cannot be cut
     truncate: bool = True  # cut a prompt that is too long, else ContextLengthError
     shift: bool = True  # drop old tokens and go on when the context is full, else finish "length"
     num_keep: int = 4  # tokens at the front that truncation and shift never drop; -1: whole prompt
@@ -72,11 +79,11 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """One token of the output with its natural log-probability before sampling filters."""
+    """One token with its natural log-probability before sampling filters."""
 
     token_id: int
     piece: bytes
-    logprob: float
+    logprob: float  # not a number: the first token of a prompt, which follows nothing
     top: list[tuple[int, bytes, float]] = []  # (token id, piece, logprob), best first
 
 
@@ -98,6 +105,7 @@ class SequenceStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     token_ids: list[int] = []
     data: bytes = b""  # the tokens' bytes, joined; may end inside a UTF-8 character
     logprobs: list[TokenLogprob] = []  # one per token id if asked for
+    prompt_logprobs: list[TokenLogprob] = []  # in the first step, one per prompt token if asked for
     finish: FinishReason | None = None
     usage: Usage | None = None  # with `finish` only
     error: tuple[str, str] | None = None  # (code, message): the sequence failed, nothing follows
@@ -118,6 +126,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     bos_token: str = ""  # text of the special tokens, for chat templates
     eos_token: str = ""
+    infill: list[int] = []  # token ids that open prefix, suffix and middle; none: it has no such
+    scoring: Scoring = ""  # what `score` gives
     load_ns: int = 0
     description: str = ""  # one line for the log: architecture, type, back end
 
@@ -135,6 +145,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     main_gpu: int = 0
     use_mmap: bool | None = None  # None: chosen by the engine
     embedding: bool = False  # build for embeddings instead of generation
+    ranking: bool = False  # build for scoring pairs: the file has a classifier for that
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     kv_bytes: int = 0  # most that a KV cache shared by streams may take; 0: what the device has
     flash_attention: bool | None = None  # None: chosen by the engine
@@ -168,6 +179,24 @@ class Engine(Protocol):
         """One vector of `embedding_length` floats per input, not normalised, and the tokens read.
 
         Raises ContextLengthError if an input is too long and `truncate` is False.
+        """
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int,
+        truncate: bool,
+    ) -> tuple[list[float], int]:
+        """How well each document answers its query, as `EngineInfo.scoring` says, and the tokens
+        read. Larger is better.
+
+        queries              one for each document, or one for all
+        max_document_tokens  what is longer is cut; 0: as much as the model reads
+
+        Raises EngineRequestError if the model cannot score, ContextLengthError if a pair is longer
+        than the model reads and `truncate` is False, or the query alone is.
         """
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:

@@ -30,7 +30,8 @@ class Prompt:
 class Template:
     """A model's template with what each rendering of one request has in common.
 
-    think  None: as the model does, which is on where the template can think (Ollama API, think)
+    think         None: as the model does, which is on where the template can think (Ollama API)
+    opens_answer  the prompt ends with the opening of the assistant's turn
     """
 
     chosen: ChatTemplate
@@ -38,6 +39,7 @@ class Template:
     eos_token: str = ""
     tools: Sequence[Tool] = ()
     think: bool | str | None = None
+    opens_answer: bool = True
 
     async def render(self, messages: Sequence[Message], suffix: str = "") -> str:
         """The prompt's text; raises as `render.template.render` does."""
@@ -50,6 +52,7 @@ class Template:
             think=self._think(),
             bos_token=self.bos_token,
             eos_token=self.eos_token,
+            add_generation_prompt=self.opens_answer,
             suffix=suffix,
         )
         return render(self.chosen, given)

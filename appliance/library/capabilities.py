@@ -1,4 +1,7 @@
-"""What a model can do, read off its template and header, in Ollama's words. Rules without IO."""
+"""What a model can do, read off its template and header, in Ollama's words. Rules without IO.
+
+A word of our own is "rerank", for models whose file has a classifier: Ollama runs none of them.
+"""
 
 from collections.abc import Sequence
 
@@ -18,10 +21,13 @@ def of_model(
     is_go = bool(go_template.strip())
     template = go_template if is_go else header.chat_template or ""
     abilities = abilities_of(template, is_go=is_go)
-    found = ["embedding" if header.is_embedding else "completion"]
+    if header.is_reranker:
+        found = ["rerank"]
+    else:
+        found = ["embedding" if header.is_embedding else "completion"]
     if abilities.tools:
         found.append("tools")
-    if abilities.insert:
+    if abilities.insert or (header.has_infill and not header.is_embedding):
         found.append("insert")
     if has_projector:
         found.append("vision")

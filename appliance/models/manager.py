@@ -211,6 +211,12 @@ class Models:
             refusal=str(refusal) if refusal else "",
         )
 
+    def served_as(self, stored: StoredModel, options: Mapping[str, Any]) -> tuple[str, int]:
+        """The engine that would run the model, and its context length in tokens. Reads the disk, so
+        it runs in a thread; raises as `header` does."""
+        choice, spec, _ = self._prepare(stored, options)
+        return choice.engine, spec.context_length
+
     async def unload(self, name: ModelName) -> None:
         """Free the model's memory: at once if idle, else when its running requests have ended."""
         resident = self._residents.get(name)

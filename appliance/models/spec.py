@@ -46,6 +46,7 @@ def load_spec(
         main_gpu=int(options.get("main_gpu", 0)),
         use_mmap=options.get("use_mmap"),
         embedding=header.is_embedding,
+        ranking=header.is_reranker,
     )
 
 

@@ -17,6 +17,7 @@ from engine.api import (
     LoadSpec,
     Poll,
     Pooling,
+    Scoring,
     SequenceStep,
 )
 from engine.errors import EngineBusyError, EngineError, EngineRequestError, ModelFormatError
@@ -26,6 +27,8 @@ from engine.llama.grammar import compile_constraint
 from engine.llama.logprobs import MAX_TOP
 from engine.llama.model import MAX_BATCH, LoadedModel
 from engine.llama.native import lib
+from engine.llama.pooled import PIECE_WITH_OUTPUTS
+from engine.llama.rank import Ranker
 from engine.llama.sampler import Sampler
 from engine.llama.session import Interruption, Session
 from engine.llama.threads import board_threads
@@ -40,6 +43,7 @@ _COUNTERS = (
     "cached_tokens",
     "output_tokens",
     "embed_tokens",
+    "score_tokens",
 )
 
 
@@ -55,7 +59,7 @@ def load(spec: LoadSpec, poll: Poll) -> Engine:
 
 
 class LlamaEngine:
-    """One model, one generating sequence, and embeddings on the side."""
+    """One model, one generating sequence, and embeddings and scores on the side."""
 
     def __init__(self, model: LoadedModel, poll: Poll, started_ns: int) -> None:
         """Takes over `model` when it succeeds. Loading began at `started_ns`."""
@@ -68,7 +72,10 @@ class LlamaEngine:
         self._context_length = model.context_length(model.spec.context_length)
         self._session: Session | None = None
         self._embedder: Embedder | None = None
-        if model.spec.embedding:
+        self._ranker: Ranker | None = None
+        if model.spec.ranking:
+            self._ranker = Ranker(model, poll, self._context_length)
+        elif model.spec.embedding:
             self._embedder = Embedder(model, poll, self._context_length)
         else:
             self._session = self._open_session()
@@ -87,8 +94,9 @@ class LlamaEngine:
         session = self._session
         if session is None:
             raise EngineRequestError("the model is loaded for embeddings; load it for generation")
-        if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP:
-            raise EngineRequestError(f"logprobs is {request.logprobs}; allowed are 0 to {MAX_TOP}")
+        for asked in (request.logprobs, request.prompt_logprobs):
+            if asked is not None and not 0 <= asked <= MAX_TOP:
+                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
         if request.constraint is not None and request.ignore_eos:
             raise EngineRequestError("ignore_eos and a constraint exclude each other; drop one")
         prompt = fit_prompt(
@@ -97,8 +105,10 @@ class LlamaEngine:
             trained_context=self._model.trained_context,
             num_keep=request.num_keep + (self._vocab.adds_bos and request.num_keep >= 0),
             max_tokens=request.max_tokens,
-            truncate=request.truncate,
+            truncate=request.truncate and request.prompt_logprobs is None,
         )
+        if request.prompt_logprobs is not None and session.max_outputs == 1:
+            session = self._widen_session(session)
         grammar = None
         if request.constraint is not None:
             grammar = compile_constraint(request.constraint, self._vocab, self._model.log)
@@ -138,12 +148,36 @@ class LlamaEngine:
     def embed(
         self, inputs: Sequence[str | list[int]], *, pooling: Pooling, truncate: bool
     ) -> tuple[list[list[float]], int]:
-        """One vector per input; a generating model gets a context for it at the first call."""
+        """One vector per input; a model built for something else gets a context for it at the
+        first call."""
         if self._embedder is None:
             self._embedder = Embedder(self._model, self._poll, self._context_length)
         vectors, tokens = self._embedder.embed(inputs, pooling, truncate=truncate)
         self._counters["embed_tokens"] += tokens
         return vectors, tokens
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int,
+        truncate: bool,
+    ) -> tuple[list[float], int]:
+        """By the classifier of a reranker, else by the vectors of an embedding model."""
+        if self._ranker is not None:
+            run = self._ranker.score
+        elif self._session is None and self._embedder is not None:
+            run = self._embedder.cosines
+        else:
+            raise EngineRequestError(
+                "the model generates text and cannot score; use a reranker or an embedding model"
+            )
+        scores, tokens = run(
+            queries, documents, max_document_tokens=max_document_tokens, truncate=truncate
+        )
+        self._counters["score_tokens"] += tokens
+        return scores, tokens
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`."""
@@ -170,16 +204,33 @@ class LlamaEngine:
         if self._embedder is not None:
             self._embedder.close()
             self._embedder = None
+        if self._ranker is not None:
+            self._ranker.close()
+            self._ranker = None
         self._model.close()
 
-    def _open_session(self) -> Session:
+    def _widen_session(self, session: Session) -> Session:
+        """A session that gives the logits of many tokens at once, instead of `session`, whose KV
+        is lost. It stays: who asks for log-probabilities of a prompt asks for more of them."""
+        session.close()
+        self._session = None
+        try:
+            self._session = self._open_session(PIECE_WITH_OUTPUTS)
+        except EngineError:
+            self._session = self._open_session()
+            raise
+        return self._session
+
+    def _open_session(self, max_outputs: int = 1) -> Session:
+        """max_outputs  tokens whose logits a batch can give; with 150,000 tokens of vocabulary one
+        for each of 512 would take 300 MB"""
         model = self._model
         batch = max(1, min(model.spec.batch_size, self._context_length, MAX_BATCH))
         context = model.open_context(
             n_ctx=self._context_length,
             n_batch=batch,
             n_ubatch=min(batch, _UBATCH),
-            n_outputs_max=1,  # logits of one token: with 150,000 tokens of vocabulary 300 MB less
+            n_outputs_max=max_outputs,
         )
         if not lib.llama_get_memory(context.handle):
             context.close()
@@ -191,6 +242,7 @@ class LlamaEngine:
             vocab_size=self._vocab.size,
             context_length=self._context_length,
             batch_size=batch,
+            max_outputs=max_outputs,
             interruption=self._interruption,
             log=model.log,
         )
@@ -199,8 +251,8 @@ class LlamaEngine:
 
     def _describe(self, load_ns: int) -> EngineInfo:
         model, vocab = self._model, self._vocab
-        embedder = self._embedder.context if self._embedder else None
-        owners = [owner for owner in (self._session, embedder) if owner]
+        pooled = self._ranker or self._embedder
+        owners = [owner for owner in (self._session, pooled and pooled.context) if owner]
         return EngineInfo(
             engine="llama",
             context_length=self._context_length,
@@ -214,9 +266,16 @@ class LlamaEngine:
             threads=model.threads,
             bos_token=vocab.text(vocab.bos),
             eos_token=vocab.text(vocab.eos),
+            infill=vocab.infill,
+            scoring=self._scoring(),
             load_ns=load_ns,
             description=model.description,
         )
+
+    def _scoring(self) -> Scoring:
+        if self._ranker is not None:
+            return self._ranker.scoring
+        return "cosine" if self._session is None else ""
 
     def _must_stop(self) -> bool:
         return self._running is not None and self._running.is_aborted

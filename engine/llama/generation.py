@@ -3,7 +3,7 @@
 import math
 import time
 
-from engine.api import FinishReason, GenerateRequest, SequenceStep, Usage
+from engine.api import FinishReason, GenerateRequest, SequenceStep, TokenLogprob, Usage
 from engine.errors import EngineError
 from engine.llama.logprobs import token_logprob
 from engine.llama.sampler import Sampler
@@ -33,6 +33,7 @@ class Generation:
         self._may_shift = request.shift and session.can_shift
         self._max_tokens = self._limit(request.max_tokens)
         self._cached = -1  # unknown before the first step
+        self._prompt_logprobs: list[TokenLogprob] = []  # not told yet
         self._output_count = 0
         self._last_token = -1
         self._equal_count = 0
@@ -70,11 +71,18 @@ class Generation:
         if self._cached < 0:
             self._started_ns = time.monotonic_ns()
             self._cached = session.reuse(self._prompt.tokens, self.request.cache_salt)
+            if self.request.prompt_logprobs is not None:  # of cached tokens there are none
+                session.clear()
+                self._cached = 0
         start = len(session.tokens)
-        chunk = self._prompt.tokens[start : start + session.batch_size]
-        if not session.extend(chunk):
+        is_told = self.request.prompt_logprobs is not None
+        size = min(session.batch_size, session.max_outputs) if is_told else session.batch_size
+        chunk = self._prompt.tokens[start : start + size]
+        if not session.extend(chunk, every=is_told):
             # Only an abort interrupts; if the memory could not be cut, the prompt starts over.
             return self._finish(FinishReason.ABORT) if self.is_aborted else None
+        if is_told:
+            self._note_prompt(start, len(chunk))
         if len(session.tokens) < len(self._prompt.tokens):
             return None
         if not math.isfinite(session.logits().max()):
@@ -82,6 +90,24 @@ class Generation:
         if self._max_tokens == 0:
             return self._finish(FinishReason.LENGTH)
         return self._emit()
+
+    def _note_prompt(self, start: int, count: int) -> None:
+        """Read what the tokens from `start` on say of those that follow them in the prompt."""
+        tokens, found = self._prompt.tokens, self._prompt_logprobs
+        if start == 0:
+            found[:] = [
+                TokenLogprob(tokens[0], self._vocab.piece(tokens[0], special=True), math.nan)
+            ]
+        top = self.request.prompt_logprobs or 0
+        for index in range(min(count, len(tokens) - 1 - start)):
+            logits = self._session.logits_of(index)
+            if not math.isfinite(logits.max()):
+                raise EngineError("the model computes no finite numbers; its file is damaged")
+            found.append(token_logprob(logits, tokens[start + index + 1], top, self._vocab))
+
+    def _take_prompt_logprobs(self) -> list[TokenLogprob]:
+        found, self._prompt_logprobs = self._prompt_logprobs, []
+        return found
 
     def _decode(self) -> SequenceStep:
         session = self._session
@@ -114,6 +140,7 @@ class Generation:
             logprobs=[] if request.logprobs is None else [
                 token_logprob(self._session.logits(), token, request.logprobs, self._vocab)
             ],
+            prompt_logprobs=self._take_prompt_logprobs(),
             finish=finish,
             usage=None if finish is None else self._usage(),
         )  # fmt: skip
@@ -132,7 +159,12 @@ class Generation:
         return None
 
     def _finish(self, reason: FinishReason) -> SequenceStep:
-        return SequenceStep(id=self.request.id, finish=reason, usage=self._usage())
+        return SequenceStep(
+            id=self.request.id,
+            prompt_logprobs=self._take_prompt_logprobs(),
+            finish=reason,
+            usage=self._usage(),
+        )
 
     def _usage(self) -> Usage:
         now = time.monotonic_ns()

@@ -78,6 +78,7 @@ class Session:
         vocab_size: int,
         context_length: int,
         batch_size: int,
+        max_outputs: int = 1,
         interruption: Interruption,
         log: NativeLog,
     ) -> None:
@@ -87,6 +88,7 @@ class Session:
         self._vocab_size = vocab_size
         self.context_length = context_length
         self.batch_size = batch_size
+        self.max_outputs = max_outputs  # tokens of one batch whose logits can be read
         self._interruption = interruption
         self._log = log
         self.tokens: list[int] = []
@@ -96,6 +98,8 @@ class Session:
         # positions and sequence stay NULL: llama.cpp then continues sequence 0 (llama.h)
         self._chunk = (ctypes.c_int32 * batch_size)()
         self._chunk_batch = lib.llama_batch(n_tokens=0, token=self._chunk)
+        self._every = (ctypes.c_int8 * max_outputs)(*[1] * max_outputs)
+        self._every_batch = lib.llama_batch(n_tokens=0, token=self._chunk, logits=self._every)
         self._one = (ctypes.c_int32 * 1)()
         self._one_batch = lib.llama_batch(n_tokens=1, token=self._one)
         self._logits: npt.NDArray[np.float32] | None = None
@@ -150,16 +154,18 @@ class Session:
         self.tokens = []
         self._pure = 0
 
-    def extend(self, chunk: Sequence[int]) -> bool:
+    def extend(self, chunk: Sequence[int], *, every: bool = False) -> bool:
         """Compute the KV of up to `batch_size` more tokens; False if interrupted.
 
+        `every`: of up to `max_outputs` tokens, whose logits all can be read afterwards.
         After an interruption the sequence is as before the call, or empty.
         """
         count = len(chunk)
+        batch = self._every_batch if every else self._chunk_batch
         self._chunk[:count] = list(chunk)
-        self._chunk_batch.n_tokens = count
+        batch.n_tokens = count
         self._interruption.arm(self._context)
-        code = lib.llama_decode(self._context, self._chunk_batch)
+        code = lib.llama_decode(self._context, batch)
         self._interruption.disarm(self._context)
         if code == 0:
             self._advance(chunk)
@@ -206,6 +212,15 @@ class Session:
             self._logits = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
             self._logits_address = address
         return self._logits
+
+    def logits_of(self, index: int) -> npt.NDArray[np.float32]:
+        """The raw logits after token `index` of the chunk that `extend` computed last, with
+        `every`; as `logits` otherwise."""
+        pointer = lib.llama_get_logits_ith(self._context, index)
+        if not pointer:
+            raise EngineError(f"llama.cpp has no logits for token {index} of the batch")
+        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
+        return found
 
     def warm_up(self, token: int) -> None:
         """Compute one token and forget it: the first request finds the weights in memory."""
