@@ -39,7 +39,7 @@ def describe(options: argparse.Namespace) -> str:
         return f"from {options.llama}"
     if options.native:
         return "for this processor (minutes, unless pip has it in its cache)"
-    return "for every processor (about ten minutes, unless it is in the cache)"
+    return "for every processor (minutes, unless it is in the cache)"
 
 
 def wheel(options: argparse.Namespace, requirement: str, scratch: Path, pip: Pip) -> Path:
