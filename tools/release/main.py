@@ -24,8 +24,8 @@ Run install.sh of that folder on any Debian or Ubuntu of the same architecture, 
 """
 _LLAMA = """\
 By default llama.cpp is compiled for every processor of the architecture: one library per level of
-instructions, of which a box loads the fastest that it can run. That takes minutes (17 of processor time on amd64), once;
-the wheel is kept in ~/.cache/hearth/wheels.
+instructions, of which a box loads the fastest that it can run. That takes 17 minutes of
+processor time, once; the wheel is kept in ~/.cache/hearth/wheels.
 """
 
 
