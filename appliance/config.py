@@ -299,6 +299,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("trust_hosts", "", _hosts,
             "more registries that unsigned models may come from, beside ollama.com, hf.co, registry"
             " and registry_mirrors"),
+    Setting("update_from", "", str.strip,
+            "folder or web address of the newest signed release of Hearth itself, looked at by"
+            " hearth-update.timer; empty: only releases that are brought"),
     Setting("channel_poll", "6h", _period, "how often followed channels are asked, about"),
     Setting("channel_window", "", _window,
             "time of day in which channels may change models, like 02:00-05:00, on this box's"
@@ -373,6 +376,7 @@ class Settings:
     scrub_mib_s: int
     trust_mode: str
     trust_hosts: tuple[str, ...]
+    update_from: str
     channel_poll: float  # seconds
     channel_window: str
     revoked: str

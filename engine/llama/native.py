@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from engine.errors import BackendUnavailableError
@@ -81,7 +82,17 @@ def start() -> NativeLog:
     _log.install()
     _log.clear()
     lib.llama_backend_init()
+    _load_processor_code()
     return _log
+
+
+def _load_processor_code() -> None:
+    """In a build with one library per level of a processor's instructions (GGML_BACKEND_DL), load
+    the best that this processor runs; other builds bring their code with them."""
+    ggml = lib._lib  # noqa: SLF001 - its only handle; ggml's symbols are found through it
+    if ggml.ggml_backend_dev_count() == 0:
+        folder = Path(llama_cpp.__file__).parent / "lib"
+        ggml.ggml_backend_load_all_from_path(str(folder).encode())
 
 
 def utf8_from(call: Any, *args: Any) -> str:

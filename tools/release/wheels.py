@@ -1,0 +1,78 @@
+"""The wheels: Hearth's own, and all that it needs with the `llama` extra."""
+
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.release.errors import ReleaseError
+from tools.release.pip import Pip
+
+_SOURCES = ("appliance", "engine", "pyproject.toml", "README.md")
+_GLIBC = (17, 24, 26, 27, 28, 31, 32, 33, 34, 35)  # of manylinux tags, up to Ubuntu 22.04's own
+_INTERPRETER = re.compile(r"cpython-(3\.\d+)\.\d+.*-(x86_64|aarch64)\S*linux-gnu.*\.tar\.\w+")
+
+
+def build_hearth(root: Path, scratch: Path, pip: Pip) -> Path:
+    """The wheel of this source tree, built from a copy: a stale build/ adds nothing to it."""
+    copy, out = scratch / "source", scratch / "hearth"
+    copy.mkdir()
+    for name in _SOURCES:
+        if (root / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(root / name, copy / name, ignore=ignore)
+        else:
+            shutil.copy2(root / name, copy / name)
+    pip.run("wheel", "--quiet", "--no-deps", "-w", out, copy)
+    (wheel,) = out.glob("hearth-*.whl")
+    return wheel
+
+
+def collect(folder: Path, mine: Path, engine: Path, pythons: Sequence[str], pip: Pip) -> list[str]:
+    """Fill `folder` for this Python and for `pythons`; all of them, like 3.11, the oldest first."""
+    folder.mkdir()
+    for wheel in (mine, engine):
+        shutil.copy2(wheel, folder)
+    pip.run("download", "--quiet", "--only-binary", ":all:", "--find-links", folder,
+            "-d", folder, f"hearth[llama] @ {(folder / mine.name).as_uri()}")  # fmt: skip
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    others = [
+        f"{name}=={version}"
+        for name, version in sorted({name_and_version(w) for w in folder.glob("*.whl")})
+        if name not in {"hearth", "llama-cpp-python"}
+    ]
+    for python in {*pythons} - {here}:
+        platforms = [f"--platform=manylinux_2_{n}_{platform.machine()}" for n in _GLIBC]
+        pip.run("download", "--quiet", "--no-deps", "--only-binary", ":all:",
+                "--implementation", "cp", "--python-version", python, *platforms,
+                f"--platform=manylinux2014_{platform.machine()}", "-d", folder,
+                *others)  # fmt: skip
+    return sorted({here, *pythons}, key=lambda text: [int(part) for part in text.split(".")])
+
+
+def name_and_version(wheel: Path) -> tuple[str, str]:
+    """From a wheel's file name (PEP 427), the name as pip normalises it."""
+    name, version, *_ = wheel.name.split("-")
+    return re.sub(r"[-_.]+", "-", name).lower(), version
+
+
+def add_interpreter(archive: Path, building: Path, pythons: Sequence[str]) -> list[str]:
+    """Copy the archive; raises ReleaseError if it is not one for this machine and these wheels."""
+    found = _INTERPRETER.fullmatch(archive.name)
+    if found is None or not archive.is_file():
+        raise ReleaseError(
+            f"{archive} is not an interpreter: fetch cpython-3.…-<machine>-unknown-linux-gnu-"
+            "install_only.tar.gz of python-build-standalone"
+        )
+    if found[2] != platform.machine():
+        raise ReleaseError(f"{archive.name} is not for {platform.machine()}")
+    if found[1] not in pythons:
+        raise ReleaseError(
+            f"{archive.name} is Python {found[1]}, the wheels are for {' '.join(pythons)}:"
+            f" add --python {found[1]}"
+        )
+    (building / "interpreter").mkdir()
+    shutil.copy2(archive, building / "interpreter")
+    return [found[1]]  # what is installed runs on no other
