@@ -19,7 +19,7 @@ def build(board: Board, out: Path, wheels: Path, version: str, epoch: int, *, fr
     """Build the image of `board` into `out`; its path. The update file, the parts list and the
     checksums lie beside it. Raises BuildError."""
     if sys.version_info[:2] != _PYTHON:
-        raise BuildError(f"needs Python 3.11, as Debian 12 has it; this is {sys.version.split()[0]}")
+        raise BuildError(f"needs Debian 12's Python 3.11; this is {sys.version.split()[0]}")
     if not list((wheels / "wheels").glob("hearth-*.whl")):
         raise BuildError(f"{wheels} holds no wheels/hearth-*.whl; make one with: "
                          f"images/wheelhouse {board.architecture} {wheels}")  # fmt: skip
@@ -110,5 +110,3 @@ def _data_uuid(board: Board):
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-

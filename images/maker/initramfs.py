@@ -1,7 +1,7 @@
 """The initramfs: busybox, our init and the kernel modules that lead to the disk.
 
-Written here, not by Debian's scripts inside the root: the same bytes from the same root, in a second,
-also for a machine whose programs this one cannot run.
+Written here, not by Debian's scripts inside the root: the same bytes from the same root,
+in a second, also for a machine whose programs this one cannot run.
 """
 
 import gzip

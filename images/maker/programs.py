@@ -55,7 +55,7 @@ def run(
 ) -> str:
     """Run one program to its end; its output. Raises BuildError with what it said."""
     done = subprocess.run(
-        [str(each) for each in argv], input=stdin, text=True, capture_output=True,
+        [str(each) for each in argv], check=False, input=stdin, text=True, capture_output=True,
         env={**environment(), **(extra or {})},
     )  # fmt: skip
     if done.returncode != 0:
@@ -85,7 +85,7 @@ def _require_namespaces() -> None:
                              f"--add-subgids 100000-165535 {user[:-1]}")  # fmt: skip
     if shutil.which("newuidmap") is None:
         raise BuildError("not here; get it with: sudo apt-get install uidmap")
-    probe = subprocess.run([*as_root(), "true"], capture_output=True, text=True)
+    probe = subprocess.run([*as_root(), "true"], check=False, capture_output=True, text=True)
     if probe.returncode != 0:
         raise BuildError("user namespaces are closed here; open them with: "
                          "sudo sysctl kernel.unprivileged_userns_clone=1 "

@@ -1,4 +1,4 @@
-"""The parts list of an image, as CycloneDX 1.5 JSON: Debian packages, Python packages, the model."""
+"""The parts list of an image, as CycloneDX 1.5 JSON: Debian, Python and the model."""
 
 import hashlib
 import json

@@ -1,0 +1,154 @@
+"""The image of a mini-PC under UEFI: first boot, what is kept, and an update that comes back.
+
+Emulated even where there is KVM: the firmware does not start under every nested one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from images.maker import board, uki
+from tests.system import machine
+
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(3600)]
+
+TREE = Path(__file__).parents[2]
+OVMF = Path("/usr/share/OVMF")
+MIB = 1 << 20
+AGENT = """[Unit]
+DefaultDependencies=no
+After=systemd-tmpfiles-setup-dev.service
+[Service]
+ExecStart=/usr/bin/python3 -S /etc/hearth-test-agent.py
+Restart=always
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a built image; wheels come from HEARTH_WHEELS or are made with pip's cache."""
+    if reason := machine.missing("mmdebstrap", "sfdisk", "objcopy"):
+        pytest.fail(reason)
+    work = tmp_path_factory.mktemp("image")
+    wheels = Path(os.environ.get("HEARTH_WHEELS") or _wheels(work))
+    _run(sys.executable, TREE / "images/build", "minipc", "--wheelhouse", wheels, "--out", work,
+         "--version", "0.1.0")  # fmt: skip
+    return work
+
+
+def test_a_box_starts_answers_keeps_its_identity_and_returns_from_a_bad_update(built, tmp_path):
+    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path)
+    bad = _bad_update(built / "hearth-minipc-0.1.0.update", tmp_path)
+    with _machine(image, tmp_path, bad) as box:
+        print("power-on to API:", box.wait_ready(900), "s")
+        reply = box.call("POST", "/api/chat", {
+            "model": "hearth", "stream": False, "messages": [{"role": "user", "content": "hi"}],
+        })  # fmt: skip
+        assert reply[0] == 200, reply
+        assert reply[1]["message"]["content"]
+        assert box.run("touch", "/usr/x", check=False).status != 0
+        free = int(box.run("df", "--output=size", "-B1M", "/data").output.split()[-1])
+        assert free > 2000
+        identity = box.run("cat", "/etc/machine-id").output
+        assert len(identity.strip()) == 32
+        box.run("sync")
+        box.kill()
+    with _machine(image, tmp_path, bad) as box:
+        box.wait_ready(900)
+        assert box.run("cat", "/etc/machine-id").output == identity
+        print(box.run("/usr/lib/hearth-os/hearth-os", "update", "/dev/vdb").output)
+        assert "hearth_0.2.0+2.efi" in box.run("ls", "/efi/EFI/Linux").output
+        box.run("systemctl", "reboot", "--no-block")
+        box.wait_for("hearth-init: no disk holds", 900)
+        boots = _until_back(box)
+        print(box.log.count("hearth-init: no disk holds"), "bad boots, then", boots)
+        assert box.log.count("hearth-init: no disk holds") == 2
+
+
+def _until_back(box):
+    box.wait_for("BdsDxe: starting", 900)
+    while box.log.count("BdsDxe: starting") < 4:
+        box.wait_for("BdsDxe: starting", 900)
+    box.wait_ready(900)
+    return box.call("GET", "/readyz")[0]
+
+
+def _machine(image, folder, update):
+    variables = folder / "vars.fd"
+    if not variables.exists():
+        shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)
+    code = f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.fd'}"
+    firmware = ["-drive", code, "-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
+    return machine.Machine(image, folder / "qemu", firmware=firmware, drives=[update], accel="tcg",
+                           options=["-action", "reboot=reset"])  # fmt: skip
+
+
+def _prepared(image, folder):
+    """A copy on a larger disk, with the agent of the tests in /etc of its data partition."""
+    copy, data, etc = folder / "disk", folder / "data.ext4", folder / "data/etc/systemd/system"
+    _run("cp", "--sparse=always", image, copy)
+    (etc / "sysinit.target.wants").mkdir(parents=True)
+    (etc / "hearth-test-agent.service").write_text(AGENT)
+    (etc / "sysinit.target.wants/hearth-test-agent.service").symlink_to(
+        "../hearth-test-agent.service"
+    )
+    shutil.copy(
+        Path(__file__).with_name("guest_agent.py"), folder / "data/etc/hearth-test-agent.py"
+    )
+    partitions = board.load("minipc").partitions
+    before = sum(each.size_mib for each in partitions[:-1]) + 1
+    with data.open("wb") as file:
+        file.truncate(partitions[-1].size_mib * MIB)
+    _run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-E", "resize=268435456", "-d",
+         folder / "data", data)  # fmt: skip
+    _run("dd", f"if={data}", f"of={copy}", "bs=1M", f"seek={before}", "conv=notrunc")
+    _run("truncate", "-s", "6G", copy)
+    return copy
+
+
+def _bad_update(good, folder):
+    """The good update as version 0.2.0 whose kernel looks for a root that is nowhere."""
+    with tarfile.open(good) as archive:
+        archive.extractall(folder / "update", filter="data")
+    kernel = folder / "update/boot/hearth.efi"
+    parts = {f".{name}": folder / name for name in ("osrel", "cmdline", "initrd", "linux")}
+    for section, file in parts.items():
+        _run("objcopy", "-O", "binary", f"--dump-section={section}={file}", kernel, "/dev/null")
+    for name, old, new in (("osrel", "0.1.0", "0.2.0"), ("cmdline", "root=", "root=f")):
+        file = folder / name
+        file.write_text(file.read_text().replace(old, new, 1 if name == "cmdline" else -1))
+    stub = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+    uki.make(kernel, stub, parts)
+    manifest = json.loads((folder / "update/manifest.json").read_text())
+    manifest["version"] = "0.2.0"
+    manifest["boot"]["hearth.efi"] = hashlib.sha256(kernel.read_bytes()).hexdigest()
+    bad = folder / "bad.update"
+    with tarfile.open(bad, "w") as archive:
+        text = json.dumps(manifest).encode()
+        entry = tarfile.TarInfo("manifest.json")
+        entry.size = len(text)
+        archive.addfile(entry, io.BytesIO(text))
+        archive.add(kernel, "boot/hearth.efi")
+        archive.add(folder / "update/root.ext4.zst", "root.ext4.zst")
+    return bad
+
+
+def _wheels(work):
+    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir",
+         work / "llama", "llama-cpp-python==0.3.36")  # fmt: skip
+    llama = next((work / "llama").glob("*.whl"))
+    _run(TREE / "images/wheelhouse", "amd64", work / "wheelhouse", llama)
+    return work / "wheelhouse"
+
+
+def _run(*command):
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command[0]}: {done.stderr}{done.stdout}"
