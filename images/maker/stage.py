@@ -4,6 +4,7 @@ Run as a program of its own, under `unshare` where the caller is not root:
 stage.py WORK BASE BOARD WHEELHOUSE VERSION EPOCH; it leaves root.ext4, boot/ and sbom.json in WORK.
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def _keep_boot_files(root: Path, boot: Path, board: boards.Board, epoch: int) ->
             shutil.copytree(root / name, boot / Path(name).name)
     for left in (root / "boot").iterdir():
         left.unlink()
+    os.utime(root / "boot", (epoch, epoch))
 
 
 if __name__ == "__main__":
