@@ -30,9 +30,12 @@ def require(architecture: str, scheme: str) -> None:
     needed = dict(PACKAGES)
     if scheme == "uefi":
         needed["objcopy"] = "binutils"
+    is_foreign = architecture != _own_architecture()
+    if is_foreign:
+        needed["arch-test"] = "arch-test"  # mmdebstrap asks it
     path = environment()["PATH"]
     absent = {package for name, package in needed.items() if shutil.which(name, path=path) is None}
-    if architecture != _own_architecture() and not _runs_foreign(architecture):
+    if is_foreign and not _runs_foreign(architecture):
         absent |= {"qemu-user-static", "binfmt-support"}
     if absent:
         raise BuildError(f"not here; get it with: sudo apt-get install {' '.join(sorted(absent))}")
