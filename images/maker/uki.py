@@ -22,6 +22,16 @@ def make(target: Path, stub: Path, parts: dict[str, Path]) -> None:
         room = 4 * file.stat().st_size if section == ".linux" else file.stat().st_size
         address = _aligned(address + room)
     run([*words, stub, target])
+    _forget_time(target)
+
+
+def _forget_time(target: Path) -> None:
+    """objcopy writes the time of day into the PE header (four bytes, eight after its start)."""
+    with target.open("r+b") as file:
+        file.seek(0x3C)
+        start = int.from_bytes(file.read(4), "little")
+        file.seek(start + 8)
+        file.write(bytes(4))
 
 
 def _end_of(stub: Path) -> int:
