@@ -26,12 +26,13 @@ def make(target: Path, stub: Path, parts: dict[str, Path]) -> None:
 
 
 def _forget_time(target: Path) -> None:
-    """objcopy writes the time of day into the PE header (four bytes, eight after its start)."""
+    """objcopy writes the time of day into the PE header, and a checksum over it: both become 0."""
     with target.open("r+b") as file:
         file.seek(0x3C)
         start = int.from_bytes(file.read(4), "little")
-        file.seek(start + 8)
-        file.write(bytes(4))
+        for offset in (8, 88):  # TimeDateStamp, CheckSum: four bytes each
+            file.seek(start + offset)
+            file.write(bytes(4))
 
 
 def _end_of(stub: Path) -> int:
