@@ -6,11 +6,9 @@ file is damaged, and what came in shortly before an unclean stop. Between two ch
 """
 
 import asyncio
-import ctypes
 import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from appliance.library.blobs import atomic_write
 from appliance.library.library import Library, Needed
 from appliance.library.manifest import Digest
 from appliance.library.scrub import take_out, verify
+from appliance.threads import yield_the_disk
 from appliance.transfer.pace import Activity
 from appliance.transfer.repair import Repairs
 
@@ -34,9 +33,6 @@ YOUNG_S = 3600.0  # what came in so long before the last start is checked after 
 LATELY_S = 3600.0  # what was read so lately is not read at once again
 LEDGER = "scrub.json"
 MARK = "running"  # there while the service runs, so that a start sees how the last run ended
-
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # ioprio_set(2), which libc does not wrap
-_IDLE_CLASS = 3 << 13
 
 
 class Ledger:
@@ -88,7 +84,7 @@ class Care:
         self._ledger = Ledger(settings.state / LEDGER)
         self._urgent: dict[Digest, None] = {}
         self._wake = asyncio.Event()
-        self._reader = ThreadPoolExecutor(1, "care", initializer=_yield_the_disk)
+        self._reader = ThreadPoolExecutor(1, "care", initializer=yield_the_disk)
 
     def check_now(self, digests: Iterable[Digest]) -> None:
         """Check these blobs at once and at full speed; on the event loop's thread."""
@@ -195,13 +191,6 @@ def _step(pieces: Generator[int, None, str]) -> tuple[int | None, str]:
         return None, end.value
 
 
-def _yield_the_disk() -> None:
-    """Let every other reader of the disk go first, where the kernel lets us say so (ioprio(2))."""
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        ctypes.CDLL(None, use_errno=True).syscall(number, 1, 0, _IDLE_CLASS)  # of this thread
-
-
 # -- how the last run ended ------------------------------------------------------------------
 
 
@@ -229,4 +218,7 @@ def young_after_unclean_stop(state: Path, library: Library) -> set[Digest]:
 
 def end_well(state: Path) -> None:
     """The service stops as it should."""
-    (state / MARK).unlink(missing_ok=True)
+    try:
+        (state / MARK).unlink(missing_ok=True)
+    except OSError as error:  # a read-only disk: the next start will check a little more
+        log.warning("cannot note that the service stopped well: %s", error)

@@ -169,6 +169,12 @@ def _interfaces(text: str) -> tuple[str, ...]:
     return names
 
 
+def _led(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,63}", text.strip()):
+        raise ValueError("'auto', 'off' or the name of a folder in /sys/class/leds, like ACT")
+    return text.strip()
+
+
 def _model_engines(text: str) -> Mapping[str, str]:
     """`name=engine, …`; the names are looked at by who knows their grammar (models/choice.py)."""
     wishes = {}
@@ -299,6 +305,9 @@ SETTINGS: tuple[Setting, ...] = (
             " clock; empty: as each channel says"),
     Setting("revoked", "warn", _choice("warn", "replace", "stop"),
             "what to do with an installed release that its publisher took back"),
+    Setting("led", "auto", _led,
+            "LED that shows what the box does, a name from /sys/class/leds; auto: the board's own;"
+            " off: none"),
     Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
     Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
@@ -367,11 +376,14 @@ class Settings:
     channel_poll: float  # seconds
     channel_window: str
     revoked: str
+    led: str
     log_format: str
     log_level: str
     origins: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    file: Path | None = None  # that was read
+    broken_file: str = ""  # what is wrong with the file that is not in force (last_good.py)
 
     @property
     def models_dir(self) -> Path:
@@ -426,6 +438,7 @@ def load_settings(
         origins={name: origin for name, (_, origin) in texts.items()},
         texts={name: _BY_NAME[name].shown(text) for name, (text, _) in texts.items()},
         warnings=tuple(f"environment variable {name} is not a setting" for name in strangers),
+        file=file,
     )
 
 

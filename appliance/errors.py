@@ -17,6 +17,7 @@
       ConflictError             it is done already, or something else is in its place
       LibraryError              the store is damaged or cannot be written
         DiskFullError           no space left
+        ReadOnlyError           the disk takes no writes at all
       RegistryError             a registry refused, or sent what cannot be used
         RegistryUnreachableError  it did not answer, broke off or was busy; another try may do
         RegistryNotFoundError   it has no such model or blob
@@ -145,6 +146,12 @@ class DiskFullError(LibraryError):
     """The disk has no room; nothing was left behind."""
 
     code = "disk_full"
+
+
+class ReadOnlyError(LibraryError):
+    """The file system is read-only: the kernel made it so after an error, or it was mounted so."""
+
+    code = "read_only"
 
 
 class RegistryError(ApplianceError):

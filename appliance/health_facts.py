@@ -31,8 +31,9 @@ from appliance.incidents import Incident, Incidents
 from appliance.library.library import Library
 from appliance.library.space import reserve_bytes
 from appliance.models.choice import read_machine
-from appliance.trust.clock import RELEASED_S, judge_clock, read_clock
+from appliance.trust.clock import RELEASED_S, judge_clock
 from appliance.trust.repositories import Repositories
+from engine.process.confine import landlock_version
 
 DATABASE = "hearth.db"
 ENGINE_LIBRARIES = ("llama_cpp", "torch")
@@ -45,11 +46,17 @@ class Live:
     incidents: Sequence[Incident]  # of the last day
     ended_badly: bool
     lowered_slots: int | None
+    safe_mode: str = ""
 
     @classmethod
     def of(cls, incidents: Incidents) -> "Live":
         """On the event loop's thread."""
-        return cls(incidents.latest(DAY_S), incidents.ended_badly, incidents.lowered_slots)
+        return cls(
+            incidents.latest(DAY_S),
+            incidents.ended_badly,
+            incidents.lowered_slots,
+            incidents.safe_mode,
+        )
 
 
 def read_facts(
@@ -73,7 +80,7 @@ def read_facts(
         partials=list(_partials(blobs)),
         memory=read_memory(),
         reserve_bytes=settings.memory_reserve_mib * MIB,
-        clock=judge_clock(read_clock(), floor_s),
+        clock=judge_clock(trust.read_clock(), floor_s),
         repositories=repositories,
         discovery=discovery,
         has_database=(settings.state / DATABASE).is_file(),
@@ -95,6 +102,8 @@ def _run_facts(
         has_engine=any(importlib.util.find_spec(name) for name in ENGINE_LIBRARIES),
         gpu=machine.gpus[0].model if machine.gpus and machine.missing else "",
         setting_warnings=settings.warnings,
+        broken_file=settings.broken_file,
+        has_landlock=landlock_version() > 0,
         scrub_days=settings.scrub_days,
         unread_s=_unread_s(settings, library),
         failed_updates=list(_failed_updates(settings.state)),
@@ -111,6 +120,7 @@ def _run_facts(
         is_unit="INVOCATION_ID" in os.environ,  # systemd.exec(5)
         has_watchdog="WATCHDOG_USEC" in os.environ,  # sd_watchdog_enabled(3)
         ended_badly=live.ended_badly,
+        safe_mode=live.safe_mode,
         incidents=live.incidents,
         lowered_slots=live.lowered_slots,
     )

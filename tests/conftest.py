@@ -128,17 +128,21 @@ def _parsed(data):
         return data.decode(errors="replace")
 
 
-def _start(state, **settings):
+def _start(state, *, prefix=(), log_path=None, **settings):
+    """prefix  words of a command that becomes the service in the end, as `env` does"""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "OLLAMA_"))}
     environ |= {"HEARTH_HOST": "127.0.0.1:0", "HEARTH_ENGINE": "echo", "HEARTH_DISCOVERY": "off"}
     environ |= {"HEARTH_REGISTRY": NO_REGISTRY, "HEARTH_TRANSFER_TRIES": "1"}
     environ |= {"HEARTH_STATE": str(state), "HEARTH_MEMORY_RESERVE_MIB": "64"}
     environ |= {f"HEARTH_{name.upper()}": str(value) for name, value in settings.items()}
     state.mkdir(parents=True, exist_ok=True)
-    log_path = state / "service.log"
+    log_path = log_path or state / "service.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "serve"], env=environ, stdout=log, stderr=log
+            [*prefix, sys.executable, "-m", "appliance", "serve"],
+            env=environ,
+            stdout=log,
+            stderr=log,
         )
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and process.poll() is None:

@@ -39,7 +39,9 @@ log = logging.getLogger("hearth.access")
 
 RESET_FILE = "reset-claim"
 FLUSH_S = 2.0  # how long notes for the database gather
+REST_S = 60.0  # after they were written: nobody who is refused all day wears out a card
 RETRY_S = 60.0  # after the database could not be written
+ADOPTED = "admin-key"  # the name of the key that a file of the system gives
 OWNER = "owner"  # the name of a key that was claimed without one
 
 
@@ -69,9 +71,14 @@ class Access:
         network.on_change.append(self._look_around)
         self._is_waiting = False  # for a disk that takes the notes
 
-    async def open(self) -> None:
-        """Read what is stored, make a new box's code, obey a `reset-claim` file."""
+    async def open(self, admin_key: str = "") -> None:
+        """Read what is stored, make a new box's code, obey a `reset-claim` file.
+
+        admin_key  an administrator's key that the system's owner keeps in a file; never stored
+        """
         await self._database.open()
+        if admin_key and not self.keys.adopt(admin_key, ADOPTED):
+            log.warning("the credential admin-key is no key of the form hearth_<id>_<secret>")
         await self.keys.load()
         try:
             await self.claim.load()
@@ -83,16 +90,16 @@ class Access:
             log.info("this box has no owner yet; `hearth pair` on it shows how to claim it")
 
     async def run_forever(self) -> None:
-        """Write what was noted."""
-        wait_s = FLUSH_S
+        """Write what was noted: soon, but no more often than once a minute."""
         while True:
             await self._has_notes.wait()
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(FLUSH_S)
             self._has_notes.clear()
-            wait_s = FLUSH_S
-            if not await self._flush():
+            if await self._flush():
+                await asyncio.sleep(REST_S)
+            else:
                 self._has_notes.set()
-                wait_s = RETRY_S
+                await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         """Write what was noted and let go of the database."""

@@ -8,9 +8,11 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from appliance.db import Database
+from appliance.errors import LibraryError
 
 KEPT = {False: 10_000, True: 2_000}  # rows by is_refused
 MAX_PENDING = 1_000  # while the disk is full
@@ -55,7 +57,8 @@ class Audit:
     async def entries(self, limit: int) -> Sequence[Entry]:
         """The newest lines first, also those that are not written yet."""
         if self._database.is_durable:
-            await self.flush()
+            with suppress(LibraryError):  # a full disk: what is pending is told all the same
+                await self.flush()
         written = await self._database.read(lambda connection: _newest(connection, limit))
         return [*reversed(self._pending), *written][:limit]
 

@@ -1,7 +1,7 @@
 """Token budgets by day: who may go on, what each has used, kept in the database.
 
-Counted in memory and written a few seconds later, all changes at once, so that no request waits for
-the disk; a crash forgets those seconds at most.
+Counted in memory and written some minutes later, all changes at once, so that no request waits for
+the disk and no card wears out; a stop writes the rest, a crash forgets those minutes at most.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ log = logging.getLogger("hearth.usage")
 
 _Row = tuple[str, int, int, int, float]  # of the table `usage`
 
-FLUSH_S = 5.0
+FLUSH_S = 300.0  # each write wears a card by about 50 kB; a power cut forgets so much at most
 RETRY_S = 60.0  # after a write that failed
 _UPSERT = (
     "INSERT INTO usage (who, day, requests, tokens, seen_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT"
@@ -117,7 +117,7 @@ class Usage:
         return found
 
     async def run_forever(self) -> None:
-        """Write changes soon after they were made; sleeps while there are none."""
+        """Write changes some minutes after they were made; sleeps while there are none."""
         while True:
             await self._dirty.wait()
             await asyncio.sleep(FLUSH_S)

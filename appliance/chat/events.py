@@ -85,6 +85,7 @@ class JobRequest:
     truncate: bool = True
     shift: bool = True
     logprobs: int | None = None  # None: none; n: the token's own and the n best
+    begun: str = ""  # what the answer begins with already; the model goes on, it is not told again
     render_only: bool = False  # answer with the rendered prompt instead of running it
     echo: bool = False  # tell the prompt first, with log-probabilities if they are asked for
     prompt_only: bool = False  # compute the prompt and generate nothing

@@ -94,7 +94,11 @@ class ChatService:
             pictures = await _look(request, images, sizes, lease.client)
             prompt, plan = await self._prompt(request, stored, lease.client, pictures)
             if request.render_only:
-                yield Rendered(pictures.shown(prompt.text), len(prompt.tokens))
+                count = len(prompt.tokens)
+                if request.begun:
+                    (more,) = await lease.client.tokenize([request.begun], add_special=False)
+                    count += len(more)
+                yield Rendered(pictures.shown(prompt.text) + request.begun, count)
                 return
             run = Run(request, options, prompt, lease, began, plan)
             try:

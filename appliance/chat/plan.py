@@ -30,6 +30,7 @@ class Plan:
     tools: Sequence[Tool] = ()
     constraint: Constraint | None = None
     prefix: str = ""  # what the answer begins with, in the model's stead
+    begun: str = ""  # what the request has of the answer already; not told again
     closing: str = ""  # ends thinking that the prompt has opened; no part of the answer
     is_opened: bool = False  # the prompt ends inside of the thinking
     thinks_first: bool = False  # run free until it has thought, or has thought enough
@@ -90,7 +91,19 @@ def check_abilities(request: JobRequest, full_name: str, abilities: Sequence[str
 
 
 def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:
-    """The plan of an answer to `prompt`, the rendered text."""
+    """The plan of an answer to `prompt`, the rendered text. Raises BadRequestError."""
+    plan = _plan(request, family, prompt)
+    if not request.begun:
+        return plan
+    if plan.constraint is not None or plan.thinks_first:
+        raise BadRequestError(
+            "an answer that has begun can neither be forced into a form or a call nor thought"
+            " about; leave out either the one or the other"
+        )
+    return replace(plan, prefix=family.answer_prefix(), begun=request.begun, is_opened=False)
+
+
+def _plan(request: JobRequest, family: Family, prompt: str) -> Plan:
     tools = offered_tools(request)
     plan = Plan(
         family,

@@ -77,7 +77,7 @@ class Run:
         plan = self.plan
         tokens = self.prompt.tokens
         if not plan.thinks_first:
-            tokens = await self._behind_prompt(plan.closing + plan.prefix)
+            tokens = await self._behind_prompt(plan.closing + plan.prefix + plan.begun)
             self._pending = self._tell(self._parser.feed(plan.prefix), [])
         constraint = None if plan.thinks_first else plan.constraint
         async with aclosing(self._sequence(tokens, constraint, is_first=plan.thinks_first)) as some:

@@ -81,6 +81,21 @@ def worn(reading: DeviceReading) -> Iterator[Condition]:
             yield Condition("storage_worn", "storage wears out", text, severity, cure)
 
 
+def failing(reading: DeviceReading) -> Iterator[Condition]:
+    for disk in reading.disks:
+        if disk.is_failing:
+            text = f"the disk {disk.device} says itself that it is failing (SMART)"
+            cure = "copy the state folder elsewhere now, then replace the disk"
+            yield Condition("disk_failing", "disk is failing", text, Severity.ERROR, cure)
+
+
+def remounted_elsewhere(reading: DeviceReading) -> Iterator[Condition]:
+    if reading.remounted:
+        text = f"the kernel made {', '.join(reading.remounted[:3])} read-only after an error"
+        cure = "look at dmesg, check the file system (fsck) and replace the card or its cable"
+        yield Condition("system_remounted", "system disk failed", text, Severity.ERROR, cure)
+
+
 def remounted(reading: DeviceReading) -> Iterator[Condition]:
     for disk in reading.disks:
         if disk.is_read_only:
@@ -140,8 +155,20 @@ def swapping(reading: DeviceReading) -> Iterator[Condition]:
         yield Condition("swap_thrashing", "swapping", text, Severity.WARNING, cure)
 
 
+def models_on_card(reading: DeviceReading) -> Iterator[Condition]:
+    models = reading.disks[0] if reading.disks else None
+    if models is not None and models.kind == "sd" and reading.better_disks:
+        there = ", ".join(reading.better_disks[:3])
+        text = f"models lie on the SD card {models.device}, which they wear out, though there is"
+        cure = "mount that disk, copy the models over and name the folder with the setting models"
+        title = "models on a card"
+        yield Condition("models_on_card", title, f"{text} {there}", Severity.WARNING, cure)
+
+
 def slow_disk(reading: DeviceReading) -> Iterator[Condition]:
     models = reading.disks[0] if reading.disks else None  # the folder of models comes first
+    if models is not None and models.kind == "sd" and reading.better_disks:
+        return  # said by models_on_card
     if models is not None and models.kind in SLOW_KINDS:
         text = f"models are on {SLOW_KINDS[models.kind]} ({models.device}) and load slowly"
         cure = "put them on an SSD or eMMC with the setting models"
@@ -191,13 +218,16 @@ DEVICE_CHECKS: tuple[Check, ...] = (
     throttled_past,
     hot,
     worn,
+    failing,
     remounted,
+    remounted_elsewhere,
     file_system,
     clock_unsynced,
     memory_pressure,
     io_pressure,
     cpu_pressure,
     swapping,
+    models_on_card,
     slow_disk,
     state_on_card,
     page_size,

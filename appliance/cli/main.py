@@ -30,6 +30,7 @@ VERBS = {
     "tls": "appliance.cli.tls:tls",
     "scrub": "appliance.cli.scrub:scrub",
     "discover": "appliance.cli.discover:discover",
+    "identify": "appliance.cli.identify:identify",
     "doctor": "appliance.cli.doctor:doctor",
     "status": "appliance.cli.status:status",
     "support-bundle": "appliance.cli.support_bundle:support_bundle",

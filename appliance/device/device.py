@@ -6,13 +6,14 @@ from pathlib import Path
 
 from appliance.config import Settings
 from appliance.device.files import text
+from appliance.device.health_file import read_health
 from appliance.device.load import SwapMeter, oom_kills, read_stalls
 from appliance.device.power import PowerMeter, read_throttling
 from appliance.device.reading import Board, Clock, DeviceReading
-from appliance.device.storage import read_disks
+from appliance.device.storage import read_better_disks, read_disks
 from appliance.device.thermal import read_zones
 from appliance.hardware import read_memory
-from appliance.trust.clock import judge_clock, read_clock
+from appliance.trust.clock import TIMESYNCD_MARK, judge_clock, read_clock
 
 ROOT = Path("/")
 
@@ -28,20 +29,25 @@ class Device:
 
     def read(self) -> DeviceReading:
         root = self.root
-        clock = read_clock(root / "sys/class/rtc")
+        clock = read_clock(root / "sys/class/rtc", root / str(TIMESYNCD_MARK)[1:])
+        probed = read_health(root)
+        disks = read_disks(root, self._folders, probed.disks)
+        ours = {str(disk.mount) for disk in disks}
         return DeviceReading(
             memory=read_memory(
                 root / "proc/meminfo", root / "sys/fs/cgroup", root / "proc/self/cgroup"
             ),
             clock=Clock(clock.is_synced, judge_clock(clock).state),
             zones=read_zones(root),
-            throttling=read_throttling(root),
-            rails=self._power.read(root),
-            disks=read_disks(root, self._folders),
+            throttling=read_throttling(root, probed.throttled),
+            rails=self._power.read(root, probed.rails),
+            disks=disks,
             stalls=read_stalls(root),
             swap=self._swap.read(root),
             oom_kills=oom_kills(root),
             board=read_board(root),
+            better_disks=read_better_disks(root),
+            remounted=tuple(mount for mount in probed.remounted if mount not in ours),
         )
 
 

@@ -6,7 +6,8 @@ Raspberry Pi   sys/devices/platform/soc/soc:firmware/get_throttled (Raspberry Pi
 Jetson         hwmon ina3221: in*_label, in*_input (mV), curr*_input (mA)
                (Documentation/hwmon/ina3221.rst); oc*_event_cnt of soctherm_oc (NVIDIA's
                Developer Guide, "Over-Current Event")
-x86            powercap intel-rapl:*/energy_uj, which only root may read
+x86            powercap intel-rapl:*/energy_uj, which only root may read, so that a service that
+               is not root goes by what the probe found (probe.py)
                (Documentation/power/powercap/powercap.rst); cpu*/thermal_throttle/*_count
 """
 
@@ -14,8 +15,9 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from appliance.device.files import number, text
 from appliance.device.reading import Rail, Throttling
@@ -36,9 +38,10 @@ def parse_throttled(output: str) -> Throttling | None:
     return Throttling(now, past)
 
 
-def read_throttling(root: Path) -> Throttling:
-    """Of whatever board this is."""
-    reported = text(root / "sys/devices/platform/soc/soc:firmware/get_throttled") or _vcgencmd(root)
+def read_throttling(root: Path, probed: str = "") -> Throttling:
+    """Of whatever board this is; `probed` is what vcgencmd told the root-only probe."""
+    firmware = text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    reported = firmware or probed or _vcgencmd(root)
     if reported and (found := parse_throttled(reported)):
         return found
     alarms = [folder / "in0_lcrit_alarm" for folder in _hwmon(root, "rpi_volt")]
@@ -75,8 +78,14 @@ class PowerMeter:
         self._clock = clock
         self._before: dict[str, tuple[float, int]] = {}  # when, microjoules
 
-    def read(self, root: Path) -> tuple[Rail, ...]:
-        return (*_ina3221(root), *self._rapl(root))
+    def read(
+        self, root: Path, probed: Mapping[str, float] = MappingProxyType({})
+    ) -> tuple[Rail, ...]:
+        """probed  watts by name, of counters that only root may read"""
+        own = self._rapl(root)
+        known = {rail.name for rail in own}
+        others = [Rail(name, watts) for name, watts in probed.items() if name not in known]
+        return (*_ina3221(root), *own, *others)
 
     def _rapl(self, root: Path) -> list[Rail]:
         found = []

@@ -48,6 +48,7 @@ class Disk:
     written_bytes: int | None = None  # since boot
     is_read_only: bool = False  # by the kernel, after an error: it was mounted for writing
     errors: int = 0  # that the file system has counted
+    is_failing: bool = False  # as the disk itself says (SMART)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ class DeviceReading:
     swap: Swap | None = None
     oom_kills: int | None = None  # of the whole machine since boot
     board: Board = Board()
+    better_disks: tuple[str, ...] = ()  # devices that models would be better on than on a card
+    remounted: tuple[str, ...] = ()  # other mount points that the kernel made read-only
 
     @property
     def hottest(self) -> Zone | None:

@@ -6,6 +6,7 @@
                    device/pre_eol_info (0x01 normal, 0x02 80 %, 0x03 90 % of the spare blocks used)
                    (Linux, drivers/mmc/core/mmc.c; JEDEC 84-B50, EXT_CSD 267 to 269)
     SD             device/type is SD; a card tells nothing of its wear
+    other disks    sys/block, size in sectors, removable (Documentation/ABI/stable/sysfs-block)
     bytes written  stat, field 7, in sectors of 512 bytes (Documentation/block/stat.rst)
     errors         sys/fs/ext4/DEVICE/errors_count (Documentation/ABI/testing/sysfs-fs-ext4)
 
@@ -15,16 +16,19 @@ options of its mount and ro among those of its super block.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.device.files import number, text
+from appliance.device.health_file import DiskHealth
 from appliance.device.reading import Disk
 
 _SECTOR_BYTES = 512
 _WORN = 2  # of pre_eol_info, from here on
 _LIFE_STEPS = range(1, 12)  # 0x0b: past its life
+_ROOMY_BYTES = 16 << 30  # a disk that is worth moving models to has at least so much
+_BETTER_KINDS = {"nvme", "ssd", "usb"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,13 @@ def mount_of(folder: Path, mounts: Sequence[Mount]) -> Mount | None:
     return max(reversed(holders), key=lambda mount: len(mount.path.parts), default=None)
 
 
-def read_disks(root: Path, folders: Iterable[Path]) -> tuple[Disk, ...]:
-    """One entry per file system; folders that do not exist yet count as their nearest parent."""
+def read_disks(
+    root: Path, folders: Iterable[Path], health: Mapping[str, DiskHealth]
+) -> tuple[Disk, ...]:
+    """One entry per file system; folders that do not exist yet count as their nearest parent.
+
+    health  by device, what the root-only probe found
+    """
     mounts = parse_mounts(text(root / "proc/self/mountinfo") or "")
     found: dict[Path, Disk] = {}
     for folder in folders:
@@ -77,26 +86,45 @@ def read_disks(root: Path, folders: Iterable[Path]) -> tuple[Disk, ...]:
             except OSError:
                 continue
             free, total = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
-            found[mount.path] = _disk(root, mount, free, total)
+            found[mount.path] = _disk(root, mount, (free, total), health)
     return tuple(found.values())
 
 
-def _disk(root: Path, mount: Mount, free_bytes: int, total_bytes: int) -> Disk:
+def read_better_disks(root: Path) -> tuple[str, ...]:
+    """Fast disks with room that stay in the box, whether anything of ours is on them or not."""
+    found = []
+    for link in sorted((root / "sys/block").glob("*")):
+        size = (number(link / "size") or 0) * _SECTOR_BYTES
+        if size >= _ROOMY_BYTES and not number(link / "removable"):
+            device = link.resolve()
+            if _kind(device) in _BETTER_KINDS:
+                found.append(device.name)
+    return tuple(found)
+
+
+def _disk(
+    root: Path, mount: Mount, room: tuple[int, int], health: Mapping[str, DiskHealth]
+) -> Disk:
+    """room  bytes free, and in all"""
     partition, device = _block_folders(root, mount.number)
+    probed = health.get(device.name) if device else None
     life_used = _life_used(device)
+    if life_used is None and probed is not None:
+        life_used = probed.life_used
     written = _written(device)
     errors = number(root / "sys/fs/ext4" / partition.name / "errors_count") if partition else None
     return Disk(
         mount=mount.path,
         device=device.name if device else "",
         kind=_kind(device) if device else "other",
-        free_bytes=free_bytes,
-        total_bytes=total_bytes,
+        free_bytes=room[0],
+        total_bytes=room[1],
         life_used=life_used,
         is_worn=device is not None and (number(device / "device/pre_eol_info") or 0) >= _WORN,
         written_bytes=written,
         is_read_only=mount.is_writable and not mount.is_super_writable,
         errors=errors or 0,
+        is_failing=probed is not None and probed.is_failing,
     )
 
 

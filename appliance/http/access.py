@@ -32,6 +32,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("GET", "/"): None,
     ("GET", "/static/{version}/{name}"): None,
     ("GET", "/hearth/v1/qr.svg"): None,  # of an address that the caller has already
+    ("GET", "/openapi.json"): None,  # what any release of this version says
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/api/version"): None,
@@ -87,6 +88,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/api/blobs/{digest}"): _MANAGE,
     ("GET", "/hearth/v1/doctor"): _MANAGE,  # names folders of this box
     ("POST", "/hearth/v1/scrub"): _MANAGE,
+    ("POST", "/hearth/v1/identify"): _MANAGE,
     ("GET", "/hearth/v1/bundles/why"): _MANAGE,
     ("POST", "/hearth/v1/bundles/check"): _MANAGE,
     ("POST", "/hearth/v1/bundles/rollback"): _MANAGE,
@@ -104,6 +106,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("DELETE", "/hearth/v1/keys/{id}"): _ADMIN,
     ("GET", "/hearth/v1/audit"): _ADMIN,
     ("POST", "/hearth/v1/tls/renew"): _ADMIN,
+    ("POST", "/hearth/v1/clock"): _ADMIN,
     ("GET", "/hearth/v1/support"): _ADMIN,
     ("GET", "/metrics"): _ADMIN,  # tells what others ask, and which models there are
     ("POST", "/hearth/v1/import"): _ADMIN,

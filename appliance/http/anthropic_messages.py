@@ -23,8 +23,13 @@ _ROLES = ("user", "assistant", "system")  # no set: what is looked up may be any
 Json = dict[str, Any]
 
 
-def conversation_of(system: str | list[Any], entries: Sequence[Any]) -> tuple[Message, ...]:
-    """All messages, the system's first; raises BadRequestError."""
+def conversation_of(
+    system: str | list[Any], entries: Sequence[Any]
+) -> tuple[tuple[Message, ...], str]:
+    """All messages, the system's first, and what the answer begins with, if it is prefilled.
+
+    Raises BadRequestError.
+    """
     contents = (entry.get("content") for entry in entries if isinstance(entry, dict))
     blocks = sum(len(content) for content in contents if isinstance(content, list))
     check_count("messages.content", blocks, MAX_BLOCKS)
@@ -34,13 +39,24 @@ def conversation_of(system: str | list[Any], entries: Sequence[Any]) -> tuple[Me
     for number, entry in enumerate(entries):
         messages += _turn(entry, f"messages.{number}")
     check_count("images", sum(len(message.images) for message in messages), MAX_IMAGES)
-    if messages[-1].role == "assistant":
-        raise RefusedFieldError(
+    turns = joined(messages, _ROLES)
+    begun = _begun(turns.pop()) if turns[-1].role == "assistant" else ""
+    if not turns:
+        raise FieldError("messages", "the conversation must have a user message")
+    return named_results(turns), begun
+
+
+def _begun(last: Message) -> str:
+    """The answer that the client has begun (Anthropic API, prefill)."""
+    if last.tool_calls or last.thinking:
+        raise FieldError(
             "messages",
-            "the last message is the assistant's: a prefilled answer is not supported;"
-            " the conversation must end with a user message",
+            "the last message is the assistant's, which the model goes on with: it may hold text"
+            " alone; answer a tool_use with a tool_result",
         )
-    return named_results(joined(messages, _ROLES))
+    if last.content != last.content.rstrip():
+        raise FieldError("messages", "final assistant content cannot end with trailing whitespace")
+    return last.content
 
 
 def _turn(entry: Any, place: str) -> list[Message]:

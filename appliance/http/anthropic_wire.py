@@ -86,9 +86,17 @@ class CountRequest(msgspec.Struct, kw_only=True):
         check_count("tools", len(self.tools), MAX_TOOLS)
         tools = tools_of([_openai_form(entry, n) for n, entry in enumerate(self.tools)])
         think = self._think()
+        conversation, begun = conversation_of(self.system, self.messages)
+        if begun and think:
+            raise FieldError(
+                "messages",
+                "the last message is the assistant's: an answer that has begun cannot be thought"
+                " about; end with a user message or leave thinking out",
+            )
         return JobRequest(
             model=self.model,
-            work=conversation_of(self.system, self.messages),
+            work=conversation,
+            begun=begun,
             options=options,
             defaults=DEFAULTS,
             constraint=self._constraint(),

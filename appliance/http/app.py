@@ -24,9 +24,11 @@ from appliance.http import (
     admin,
     anthropic,
     blobs,
+    clock,
     device,
     doctor,
     keys,
+    leds,
     live,
     media,
     metrics,
@@ -64,6 +66,8 @@ from appliance.http.context import (
     GUARD,
     IMPORTER,
     INCIDENTS,
+    KNOWN_TIME,
+    LEDS,
     LIBRARY,
     LIMITS,
     LIVE,
@@ -85,13 +89,16 @@ from appliance.http.limits import limit
 from appliance.http.live_wire import open_live
 from appliance.http.meter import TokenMeter
 from appliance.http.middleware import add_headers, drain, guard, observe, welcome, without_welcome
+from appliance.http.openapi.serve import openapi
 from appliance.incidents import Incidents
+from appliance.leds import Leds
 from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
+from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
@@ -117,6 +124,8 @@ class Parts:
     metrics: Metrics
     device: Device
     incidents: Incidents
+    leds: Leds
+    known_time: KnownTime
     recent: Recent
     tls: Tls
     state: ServiceState
@@ -144,6 +153,8 @@ def build_app(parts: Parts) -> web.Application:
     app[METRICS] = parts.metrics
     app[DEVICE] = parts.device
     app[INCIDENTS] = parts.incidents
+    app[LEDS] = parts.leds
+    app[KNOWN_TIME] = parts.known_time
     app[RECENT] = parts.recent
     app[STATE] = parts.state
     app[BODIES] = Bodies(BODIES_AT_ONCE * settings.max_body_mib * MIB)
@@ -188,6 +199,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/qr.svg", page.qr),
         web.get("/hearth/v1/live", live.live),
         web.post("/hearth/v1/transfers/cancel", ollama_transfer.cancel),
+        web.get("/openapi.json", openapi),
         web.get("/healthz", admin.healthz),
         web.get("/readyz", admin.readyz),
         web.get("/hearth/v1/me", keys.me),
@@ -205,6 +217,8 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/doctor", doctor.doctor),
         web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.get("/hearth/v1/device", device.device),
+        web.post("/hearth/v1/identify", leds.identify),
+        web.post("/hearth/v1/clock", clock.tell),
         web.get("/hearth/v1/support", support.bundle),
         web.get("/metrics", metrics.metrics),
         web.post("/hearth/v1/scrub", scrub.scrub),

@@ -31,12 +31,14 @@ from appliance.http.https import Tls
 from appliance.http.live_room import Live
 from appliance.http.meter import TokenMeter
 from appliance.incidents import Incidents
+from appliance.leds import Leds
 from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
+from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
 
 
@@ -92,6 +94,8 @@ USAGE = web.AppKey("USAGE", Usage)
 METRICS = web.AppKey("METRICS", Metrics)
 DEVICE = web.AppKey("DEVICE", Device)
 RECENT = web.AppKey("RECENT", Recent)
+KNOWN_TIME = web.AppKey("KNOWN_TIME", KnownTime)
+LEDS = web.AppKey("LEDS", Leds)
 INCIDENTS = web.AppKey("INCIDENTS", Incidents)
 
 CALLER = web.RequestKey("CALLER", Caller)

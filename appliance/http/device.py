@@ -58,4 +58,5 @@ def _disk(disk: Disk) -> dict[str, Any]:
         "written_bytes": disk.written_bytes,
         "read_only": disk.is_read_only,
         "errors": disk.errors,
+        "failing": disk.is_failing,
     }

@@ -5,19 +5,21 @@ from typing import Any
 
 from aiohttp import web
 
-from appliance.conditions import Condition
+from appliance.conditions import Condition, Severity
 from appliance.health import examine, is_well
 from appliance.health_facts import Live, read_facts
 from appliance.http.context import (
     DEVICE,
     DISCOVERY,
     INCIDENTS,
+    LEDS,
     LIBRARY,
     REPOSITORIES,
     SETTINGS,
     TLS,
 )
 from appliance.http.ollama import json_response
+from appliance.leds import Show
 
 
 async def doctor(request: web.Request) -> web.StreamResponse:
@@ -30,7 +32,9 @@ async def conditions_of(app: web.Application) -> list[Condition]:
     own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
     parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
     found = examine(await asyncio.to_thread(read_facts, *parts))
-    return [*app[TLS].conditions(), *found]
+    conditions = [*app[TLS].conditions(), *found]
+    app[LEDS].set(Show.ATTENTION, any(each.severity is Severity.ERROR for each in conditions))
+    return conditions
 
 
 def answer(conditions: list[Condition]) -> dict[str, Any]:

@@ -128,6 +128,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     errors.ActivationError: _Row(409, "api_error"),
     errors.MemoryFitError: _Row(503, "api_error"),
     errors.DiskFullError: _Row(507, "api_error"),
+    errors.ReadOnlyError: _Row(507, "api_error"),
     errors.RegistryError: _Row(502, "api_error"),
     errors.RegistryNotFoundError: _Row(404, "not_found_error"),
     TrustError: _Row(502, "api_error"),  # the source's fault, or somebody's on the way
@@ -190,15 +191,13 @@ class Problem:
 
 
 def problem_of(error: BaseException, dialect: Dialect) -> Problem:
-    """What to answer to `error`. A class without a row takes that of its nearest parent."""
+    """What to answer to `error`."""
     if isinstance(error, web.HTTPException):
         return _of_http(error)
-    row = next(_TABLE[cls] for cls in type(error).__mro__ if cls in _TABLE)
-    status = row.ollama_status if dialect is Dialect.OLLAMA and row.ollama_status else row.status
     if not isinstance(error, ApplianceError | EngineError):
-        return Problem(500, row.type, "internal_error", "internal error; the log has the details")
-    if dialect is Dialect.ANTHROPIC and row.type == "overloaded_error":
-        status = _ANTHROPIC_OVERLOADED
+        kind = _row(Exception).type
+        return Problem(500, kind, "internal_error", "internal error; the log has the details")
+    row, status = _row(type(error)), status_of(type(error), dialect)
     headers: dict[str, Any] = {}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="hearth"'  # RFC 6750, 3
@@ -216,6 +215,21 @@ def problem_of(error: BaseException, dialect: Dialect) -> Problem:
         param=getattr(error, "field_name", None),
         headers=headers,
     )
+
+
+def status_of(kind: type[BaseException], dialect: Dialect) -> int:
+    """The status of errors of this class."""
+    row = _row(kind)
+    if dialect is Dialect.OLLAMA and row.ollama_status:
+        return row.ollama_status
+    if dialect is Dialect.ANTHROPIC and row.type == "overloaded_error":
+        return _ANTHROPIC_OVERLOADED
+    return row.status
+
+
+def _row(kind: type[BaseException]) -> _Row:
+    """A class without a row takes that of its nearest parent."""
+    return next(_TABLE[cls] for cls in kind.__mro__ if cls in _TABLE)
 
 
 _HTTP_TEXTS = {

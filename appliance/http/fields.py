@@ -6,20 +6,52 @@ texts that Ollama's clients know (api/types.go, Duration; server/routes.go).
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from appliance.config import parse_duration
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http.errors import FieldError, OptionError
-from appliance.library.parameters import parse_options
+from appliance.library.parameters import PARAMETERS, Kind, parse_options
 from engine.api import Constraint
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_TOP_LOGPROBS = 20
 MAX_TOKEN_ID = 2**31 - 1
+
+_JSON_TYPES: Mapping[Kind, dict[str, Any]] = {
+    Kind.INTEGER: {"type": ["number", "null"]},
+    Kind.FLOAT: {"type": ["number", "null"]},
+    Kind.BOOLEAN: {"type": ["boolean", "null"]},
+    Kind.STRINGS: {"type": ["array", "null"], "items": {"type": "string"}},
+}
+
+# Types of fields that are read by the functions below; what they say is for the OpenAPI document.
+KeepAlive = Annotated[
+    Any,
+    msgspec.Meta(
+        description="How long the model stays loaded: seconds, or text like 5m; below 0: for ever",
+        extra_json_schema={"type": ["string", "number"]},
+    ),
+]
+Format = Annotated[
+    Any,
+    msgspec.Meta(
+        description='"json", or a JSON schema that the answer must fit',
+        extra_json_schema={"anyOf": [{"enum": ["", "json"]}, {"type": "object"}]},
+    ),
+]
+Options = Annotated[
+    dict[str, Any],
+    msgspec.Meta(
+        description="Generation parameters; unknown ones are passed over",
+        extra_json_schema={
+            "properties": {each.name: _JSON_TYPES[each.kind] for each in PARAMETERS.values()}
+        },
+    ),
+]
 
 _FOREVER_S = 100 * 365 * 86_400  # what is longer is meant to be for ever
 

@@ -4,7 +4,7 @@ Source: Ollama API, api/types.go and server/routes.go. Unknown keys are ignored 
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,6 +13,9 @@ from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.errors import BadRequestError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
+    Format,
+    KeepAlive,
+    Options,
     budget_of,
     check_count,
     constraint_of,
@@ -23,6 +26,8 @@ from appliance.http.fields import (
 from appliance.http.image_places import places_by_mark, places_by_number
 from appliance.http.tools_wire import (
     MAX_IMAGES,
+    ToolBody,
+    ToolChoiceBody,
     calls_of,
     images_of,
     named_results,
@@ -32,6 +37,23 @@ from appliance.http.tools_wire import (
 
 MAX_INPUTS = 4096
 THINK_LEVELS = {"high": "high", "medium": "medium", "low": "low", "max": "high"}
+Think = Annotated[
+    Any,
+    msgspec.Meta(
+        description="Whether, and how much, the model thinks before it answers",
+        extra_json_schema={"enum": [True, False, *THINK_LEVELS]},
+    ),
+]
+
+Input = Annotated[
+    Any,
+    msgspec.Meta(
+        description="A text, or texts",
+        extra_json_schema={
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+        },
+    ),
+]
 
 
 class _Common(msgspec.Struct, kw_only=True):
@@ -39,10 +61,10 @@ class _Common(msgspec.Struct, kw_only=True):
 
     model: str = ""
     stream: bool = True
-    format: Any = None
-    keep_alive: Any = None
-    options: dict[str, Any] = {}
-    think: Any = None
+    format: Format = None
+    keep_alive: KeepAlive = None
+    options: Options = {}
+    think: Think = None
     thinking_budget: int | None = None
     truncate: bool = True
     shift: bool = True
@@ -155,8 +177,8 @@ class ChatRequest(_Common, kw_only=True):
     """POST /api/chat. `tool_choice` is ours, in OpenAI's form."""
 
     messages: list[ChatMessage] = []
-    tools: list[Any] = []
-    tool_choice: Any = None
+    tools: list[ToolBody] = []
+    tool_choice: ToolChoiceBody = None
 
     def check(self) -> None:
         if not self.model:
@@ -180,11 +202,11 @@ class EmbedBody(msgspec.Struct, kw_only=True):
     """POST /api/embed."""
 
     model: str = ""
-    input: Any = None
+    input: Input = None
     truncate: bool = True
     dimensions: int = 0  # 0: all
-    keep_alive: Any = None
-    options: dict[str, Any] = {}
+    keep_alive: KeepAlive = None
+    options: Options = {}
 
     def to_embed(self, share: Share) -> EmbedRequest:
         """No input only loads the model; raises BadRequestError."""
@@ -216,8 +238,8 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
 
     model: str = ""
     prompt: str = ""
-    keep_alive: Any = None
-    options: dict[str, Any] = {}
+    keep_alive: KeepAlive = None
+    options: Options = {}
 
     def to_embed(self, share: Share) -> EmbedRequest:
         if not self.model:

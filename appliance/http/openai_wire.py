@@ -9,7 +9,7 @@ on the answer (user, metadata, safety_identifier, prompt_cache_key) are accepted
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,6 +18,8 @@ from appliance.chat.events import Completion, EmbedRequest, JobRequest, Message
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import (
     MAX_TOP_LOGPROBS,
+    KeepAlive,
+    Options,
     budget_of,
     check_count,
     keep_alive_of,
@@ -26,7 +28,7 @@ from appliance.http.fields import (
     token_ids_of,
 )
 from appliance.http.openai_messages import ChatMessage, messages_of
-from appliance.http.tools_wire import tool_choice_of, tools_of
+from appliance.http.tools_wire import ToolBody, ToolChoiceBody, tool_choice_of, tools_of
 from engine.api import Constraint
 
 MAX_N = 8
@@ -44,6 +46,23 @@ EFFORTS: Mapping[str, bool | str] = {
     "medium": "medium",
     **dict.fromkeys(("high", "max", "xhigh", "ultra"), "high"),
 }
+
+
+_IDS = {"type": "array", "items": {"type": "integer"}}
+EmbeddingInput = Annotated[
+    Any,
+    msgspec.Meta(
+        description="A text, texts, the ids of tokens, or lists of those",
+        extra_json_schema={
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                _IDS,
+                {"type": "array", "items": _IDS},
+            ]
+        },
+    ),
+]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -91,9 +110,9 @@ class _Common(msgspec.Struct, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] = {}
-    options: dict[str, Any] = {}
+    options: Options = {}
     num_ctx: int | None = None
-    keep_alive: Any = None
+    keep_alive: KeepAlive = None
     truncate: bool = True
     top_k: int | None = None
     min_p: float | None = None
@@ -165,8 +184,8 @@ class ChatRequest(_Common, kw_only=True):
     logprobs: bool = False
     top_logprobs: int | None = None
     response_format: ResponseFormat = msgspec.field(default_factory=ResponseFormat)
-    tools: list[Any] = []
-    tool_choice: Any = None
+    tools: list[ToolBody] = []
+    tool_choice: ToolChoiceBody = None
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
     reasoning: Reasoning = msgspec.field(default_factory=Reasoning)
@@ -277,11 +296,11 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     """POST /v1/embeddings."""
 
     model: str = ""
-    input: Any = None
+    input: EmbeddingInput = None
     dimensions: int | None = None
     encoding_format: str = "float"
-    options: dict[str, Any] = {}
-    keep_alive: Any = None
+    options: Options = {}
+    keep_alive: KeepAlive = None
 
     def to_embed(self, share: Share) -> EmbedRequest:
         """Raises BadRequestError."""

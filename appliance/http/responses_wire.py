@@ -19,7 +19,7 @@ from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import check_count, schema_constraint
 from appliance.http.openai_wire import DEFAULTS, EFFORTS
 from appliance.http.responses_items import conversation_of
-from appliance.http.tools_wire import tool_choice_of, tools_of
+from appliance.http.tools_wire import ToolChoiceBody, tool_choice_of, tools_of
 from engine.api import Constraint
 
 _WHOLE = "this box stores no answers: send the whole conversation as 'input'"
@@ -71,7 +71,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     input: str | list[Any] | None = None
     instructions: str | None = None
     tools: list[Json] = []
-    tool_choice: Any = None
+    tool_choice: ToolChoiceBody = None
     parallel_tool_calls: bool = True
     reasoning: Reasoning = msgspec.field(default_factory=Reasoning)
     text: TextConfig = msgspec.field(default_factory=TextConfig)

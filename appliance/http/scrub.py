@@ -1,6 +1,6 @@
 """The check of everything that is stored, as a stream of what it finds and repairs (Hearth API)."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -11,9 +11,10 @@ from appliance.errors import ApplianceError
 from appliance.http.body import read_json
 from appliance.http.context import LIBRARY, TRANSFERS
 from appliance.http.streams import NDJSON, stream
+from appliance.library.library import Library
 from appliance.library.scrub import Checked, Damage
 from appliance.library.scrub import scrub as scrub_library
-from appliance.threads import in_thread
+from appliance.threads import in_thread, yield_the_disk
 from appliance.transfer.repair import Repaired, Repairs
 
 
@@ -31,10 +32,19 @@ async def scrub(request: web.Request) -> web.StreamResponse:
     Leaving the stream stops it.
     """
     body = await read_json(request, ScrubBody)
-    steps = in_thread(scrub_library(request.app[LIBRARY], body.rate))
+    steps = in_thread(_steps(request.app[LIBRARY], body.rate))
     repairs = request.app[TRANSFERS].repairs if body.repair is not False else None
     documents = _documents(steps, repairs, is_asked_for=body.repair is True)
     return await stream(request, documents, NDJSON)
+
+
+def _steps(library: Library, rate: int) -> Generator[Checked | Damage, None, None]:
+    """Who names a rate has time: every other reader of the disk goes first."""
+    yield_the_disk(on=rate > 0)
+    try:
+        yield from scrub_library(library, rate)
+    finally:
+        yield_the_disk(on=False)
 
 
 async def _documents(

@@ -11,7 +11,7 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -29,6 +29,40 @@ MAX_IMAGES = 64  # of one request
 TOOL_NAME = re.compile(rf"[A-Za-z0-9_.:/-]{{1,{MAX_NAME}}}")
 
 Json = dict[str, Any]
+
+# Types of fields that are read by the functions below; what they say is for the OpenAPI document.
+ToolBody = Annotated[
+    Any,
+    msgspec.Meta(
+        description="A function that the model may call",
+        extra_json_schema={
+            "type": "object",
+            "properties": {
+                "type": {"const": "function"},
+                "function": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string", "pattern": f"^{TOOL_NAME.pattern}$"},
+                        "description": {"type": ["string", "null"], "maxLength": MAX_DESCRIPTION},
+                        "parameters": {
+                            "description": "The JSON schema of its arguments",
+                            "type": ["object", "null"],
+                        },
+                    },
+                    "required": ["name"],
+                },
+            },
+            "required": ["function"],
+        },
+    ),
+]
+ToolChoiceBody = Annotated[
+    Any,
+    msgspec.Meta(
+        description='"none", "auto", "required", or an object that names a function',
+        extra_json_schema={"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]},
+    ),
+]
 
 
 def tools_of(entries: Sequence[Any]) -> tuple[Tool, ...]:

@@ -19,7 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from appliance.errors import BadRequestError, DigestMismatchError, DiskFullError, LibraryError
+from appliance.errors import (
+    BadRequestError,
+    DigestMismatchError,
+    DiskFullError,
+    LibraryError,
+    ReadOnlyError,
+)
 from appliance.library.chunks import MAX_MAP_BYTES, ChunkHasher, ChunkMap
 from appliance.library.manifest import Digest
 
@@ -311,12 +317,18 @@ def require_space(folder: Path, wanted: int) -> None:
 
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn an OSError inside into DiskFullError or LibraryError; `what` was being written."""
+    """Turn an OSError inside into DiskFullError, ReadOnlyError or LibraryError; `what` was being
+    written."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise disk_full(f"no space left while writing {what}") from error
+        if error.errno == errno.EROFS:
+            raise ReadOnlyError(
+                f"{what} could not be written: the disk is read-only",
+                hint="what is installed goes on working; `hearth doctor` says what to do",
+            ) from error
         raise LibraryError(f"{what} could not be written: {error.strerror}") from error
 
 

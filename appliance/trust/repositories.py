@@ -137,6 +137,10 @@ class Repositories:
         self._clock = clock
         self._disk = disk or Disk()
 
+    def read_clock(self) -> ClockReading:
+        """The clock that expiry is judged by."""
+        return self._clock()
+
     def enrol(self, repository: Repository, root: bytes, confirmed: str) -> Candidate:
         """Trust `root` from now on; `confirmed` is the fingerprint that a person compared.
 

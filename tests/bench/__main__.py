@@ -1,7 +1,7 @@
 """Run every benchmark, quickest first: `python tests/bench [--quick]`, which is `make bench`.
 
 Each is also a script of its own with more options: `python tests/bench/bench_idle.py --help`.
-Everything together takes about 35 minutes on two cores, the first time five more for the build of
+Everything together takes about an hour on two cores, the first time five more for the build of
 llama.cpp's tools. What misses its libraries says so and is skipped; vLLM, a peer of the paged
 engine, takes part once `python tests/bench/vllm_peer.py` has installed it. Results are appended
 to tests/bench/results/. Keep the machine quiet meanwhile.
@@ -27,6 +27,7 @@ import bench_service
 import bench_single_stream
 import bench_switch
 import bench_tls
+import bench_wear
 import bench_wires
 import harness
 
@@ -54,6 +55,7 @@ def main() -> None:
         bench_single_stream,
         bench_switch,
         bench_tls,
+        bench_wear,
     ):
         benchmark.main(argv)
 

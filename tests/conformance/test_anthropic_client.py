@@ -59,6 +59,23 @@ def test_a_message(client):
     assert answer.usage.cache_read_input_tokens == 0
 
 
+@pytest.mark.parametrize("model", ["echo", "agent"])
+def test_a_prefilled_answer_goes_on_where_it_ends(client, model):
+    begun = [*HELLO, {"role": "assistant", "content": "Well, I"}]
+    answer = say(client, model=model, messages=begun, max_tokens=500)
+    assert answer.content[0].text.endswith("Well, I")  # the echo says the prompt
+    plain = say(client, model=model, max_tokens=500)
+    assert answer.content[0].text == plain.content[0].text + "Well, I"
+    counts = [
+        client.messages.count_tokens(model=model, messages=messages).input_tokens
+        for messages in (HELLO, begun)
+    ]
+    assert counts[0] < counts[1]
+    assert plain.usage.input_tokens < answer.usage.input_tokens
+    with client.messages.stream(model=model, max_tokens=500, messages=begun) as stream:
+        assert "".join(stream.text_stream) == answer.content[0].text
+
+
 def test_a_stream_with_the_packages_helper(client):
     with client.messages.stream(model="echo", max_tokens=100, messages=HELLO) as stream:
         text = "".join(stream.text_stream)

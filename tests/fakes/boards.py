@@ -81,6 +81,19 @@ def emmc(root, mount, life="0x02 0x09", pre_eol="0x01", options="rw"):
     )
 
 
+def nvme(root, mount):
+    """A board with everything on an NVMe disk."""
+    disk = "sys/devices/pci0000:00/0000:00:1d.0/nvme/nvme0/nvme0n1"
+    any_board(root, mountinfo=f"25 1 259:2 / {mount} rw - ext4 /dev/nvme0n1p2 rw\n")
+    return write(
+        root,
+        {
+            f"{disk}/nvme0n1p2/partition": "2\n",
+            "sys/dev/block/259:2": f"-> ../../../{disk}/nvme0n1p2",
+        },
+    )
+
+
 def jetson(root):
     """A Jetson Orin: rails of an INA3221, zones with passive trips, over-current counts."""
     any_board(root)

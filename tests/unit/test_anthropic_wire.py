@@ -40,6 +40,13 @@ def text(words):
     return {"type": "text", "text": words, "cache_control": {"type": "ephemeral"}}
 
 
+def test_an_answer_that_has_begun():
+    made = job(messages=[user(text("a")), assistant(text("It")), assistant(text("is"))])
+    assert made.work == (Message("user", "a"),)
+    assert made.begun == "It\nis"
+    assert job(messages=[user(text("a")), assistant(text(""))]).begun == ""
+
+
 def test_everything_of_a_request():
     made = job(
         system="be brief",
@@ -205,7 +212,17 @@ def test_an_image_stands_beside_its_text():
         ({"messages": [user(image_of("base64", "!"))]}, "images", "is not base64"),
         ({"messages": [assistant(IMAGE)]}, "messages", "type 'image' is not supported here"),
         ({"messages": [user({"type": "document"})]}, "messages", "document"),
-        ({"messages": [assistant(text("a"))]}, "messages", "prefilled"),
+        ({"messages": [assistant(text("a"))]}, "messages", "must have a user message"),
+        ({"messages": [user(text("a")), assistant(text("b "))]}, "messages", "trailing whitespace"),
+        (
+            {
+                "messages": [user(text("a")), assistant(text("b"))],
+                "max_tokens": 9000,
+                "thinking": {"type": "enabled", "budget_tokens": 1024},
+            },
+            "messages",
+            "cannot be thought about",
+        ),
         ({"messages": [user({"type": "tool_result"})]}, "messages", "tool_use_id"),
         ({"system": [{"type": "image"}]}, "messages", "system.0"),
         ({"system": 5}, None, "system"),

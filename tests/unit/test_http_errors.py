@@ -40,6 +40,7 @@ from engine import errors as engine_errors
         (NotYetError("x"), 501, "invalid_request_error"),
         (errors.LibraryError("x"), 500, "api_error"),
         (errors.DiskFullError("x"), 507, "api_error"),
+        (errors.ReadOnlyError("x"), 507, "api_error"),
         (errors.MemoryFitError("x"), 503, "api_error"),
         (errors.OverloadedError("x"), 503, "overloaded_error"),
         (errors.TemplateError("x"), 500, "api_error"),

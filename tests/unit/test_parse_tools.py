@@ -12,6 +12,7 @@ from appliance.chat.events import CallArguments, CallDone, Message, Text, Thinki
 from appliance.chat.parse.families import Family, choose_family
 from appliance.chat.parse.thinking import without_old_thinking
 from appliance.chat.parse.tools import forms, parser
+from appliance.chat.parse.tools.python import python_calls
 
 WEATHER = Tool(
     "get_weather",
@@ -49,6 +50,35 @@ def call(name="get_weather", key="arguments", arguments=ARGUMENTS):
 
 # (family, output, thinking, text, calls)
 CASES = [
+    ("gemma", '```tool_code\nget_weather(city="Paris")\n```', "", "", [PARIS]),
+    ("gemma", "I look.\n```tool_code\nprint(get_weather('Paris'))\n```", "", "I look.", [PARIS]),
+    (
+        "gemma",
+        '```tool_code\n[get_weather(city="Paris"), get_time()]\n```',
+        "",
+        "",
+        [PARIS, ("get_time", {})],
+    ),
+    (
+        "gemma",
+        '```tool_code\nget_weather(city="Paris", n=-2)\nget_weather(city=null)\n```\nDone.',
+        "",
+        "Done.",
+        [("get_weather", {"city": "Paris", "n": -2}), ("get_weather", {"city": None})],
+    ),
+    *(
+        ("gemma", wrong := f"```tool_code\n{body}\n```", "", wrong, [])
+        for body in (
+            "import os",
+            "unknown(city='Paris')",
+            "get_weather(city=open('/etc/passwd'))",
+            "get_weather(city='Paris'",
+            "get_weather('a', 1, 2)",
+            "get_weather('a', city='b')",
+            "get_weather(**{})",
+            "get_weather(n=1e999)",
+        )
+    ),
     ("hermes", f"<tool_call>\n{call()}\n</tool_call>", "", "", [PARIS]),
     ("hermes", f"I look.\n<tool_call>{call()}</tool_call>", "", "I look.", [PARIS]),
     (
@@ -278,3 +308,10 @@ def test_a_call_without_end_is_text_when_it_has_its_size(monkeypatch):
 )
 def test_the_family_is_told_by_the_template(template, architecture, name):
     assert choose_family(template, is_go=False, architecture=architecture).name == name
+
+
+@pytest.mark.parametrize(
+    "text", ["f(" + "(" * 60_000, "f(" + "-" * 60_000 + "1)", "f" + ".f" * 30_000 + "()", "f(" * 90]
+)
+def test_python_that_nests_too_deep_is_no_call(text):
+    assert python_calls(text, (Tool("f"),)) is None

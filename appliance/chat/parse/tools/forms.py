@@ -21,6 +21,7 @@ class CallForm:
     is_bare     the answer may begin with the JSON of a call, without a mark
     must_know   what names no tool of the request is text
     header      for `name … {arguments}`: the text before the brace, with the groups `name` and `id`
+    python      behind a mark may stand calls as Python writes them instead of JSON
     reader      for calls that are no JSON: from the text up to the closing mark to calls, or None
     prompt      what opens a call of `{"name": …, "arguments": …}` that is forced on the model
     named       what opens a forced call of the tool NAME, of which the arguments alone follow
@@ -31,6 +32,7 @@ class CallForm:
     is_bare: bool = False
     must_know: bool = False
     header: re.Pattern[str] | None = None
+    python: bool = False
     reader: Reader | None = None
     prompt: str = ""
     named: str = ""
@@ -58,6 +60,7 @@ GEMMA = CallForm(
     closes=("```",),
     is_bare=True,
     must_know=True,
+    python=True,
     prompt="```tool_code\n",
 )
 FUNCTION_GEMMA = CallForm(

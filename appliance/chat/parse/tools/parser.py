@@ -18,6 +18,7 @@ from appliance.chat.parse.base import BLANKS, MAX_BLANKS, Marks, NewId, Parsed, 
 from appliance.chat.parse.json_scan import JsonScanner
 from appliance.chat.parse.tools.call import CallObject, CallWriter
 from appliance.chat.parse.tools.forms import CallForm
+from appliance.chat.parse.tools.python import python_calls
 
 MAX_CALL_CHARS = 256 * 1024
 _MAX_HEADER = 300
@@ -73,7 +74,7 @@ class ToolParser:
     def finish(self) -> list[Parsed]:
         held, self._held = self._held, ""
         if self._state is _State.BODY:
-            if self._form.reader is not None and self._read(self._collected()):
+            if self._reader is not None and self._read(self._collected()):
                 held = ""
             else:
                 self._raw.append(held)
@@ -165,14 +166,17 @@ class ToolParser:
         self._header = ""
         self._is_list = False
         self._is_open = True
+        self._reader = self._form.reader
         self._writer: CallWriter | None = None
         self._object: CallObject | None = None
         self._scanner: JsonScanner | None = None
 
     def _body(self, text: str, at: int) -> int:
-        if self._form.reader is not None:
-            return self._collect(text, at)
         while at < len(text) and self._state is _State.BODY:
+            if self._reader is None and self._is_python(text[at]):
+                self._reader = python_calls
+            if self._reader is not None:
+                return self._collect(text, at)
             before, room = at, MAX_CALL_CHARS - self._size
             part = text if len(text) - at <= room else text[: at + room]
             at, is_broken = self._advance(part, at) if room else (at, True)
@@ -183,6 +187,11 @@ class ToolParser:
             elif self._object is not None and self._object.is_done:
                 self._raw, self._size = [], 0  # what was told is told
         return at
+
+    def _is_python(self, one: str) -> bool:
+        """Whether a body that this character begins, or its list, holds calls of Python's form."""
+        has_begun = self._writer or self._object or not self._raw[0].strip()
+        return self._form.python and not has_begun and (one.isalpha() or one == "_")
 
     def _advance(self, text: str, at: int) -> tuple[int, bool]:
         """One move inside a body: how far it came, and whether this is no call."""
@@ -281,8 +290,7 @@ class ToolParser:
         return "".join(self._raw[1:])
 
     def _read(self, text: str) -> bool:
-        reader = self._form.reader
-        calls = reader(text, self._tools) if reader is not None else None
+        calls = self._reader(text, self._tools) if self._reader is not None else None
         if not calls:
             return False
         for name, arguments in calls:

@@ -1,0 +1,453 @@
+"""Our own routes about the box and who may use it, the probes and the page."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from appliance.errors import ConflictError, NotFoundError
+from appliance.http import keys_wire as keys
+from appliance.http import tls_wire as tls
+from appliance.http.openapi.operation import MISSING, SSE, Operation, Query, Table
+
+_Scope = Literal["chat", "manage", "admin"]
+_Text = dict[str, Any]
+TEXT: _Text = {"type": "string"}
+FILE: _Text = {}  # bytes as they are
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
+
+
+class Readiness(TypedDict):
+    status: Literal["ready", "starting", "draining"]
+
+
+class Memory(TypedDict):
+    """Bytes."""
+
+    total: int
+    available: int
+
+
+class Running(TypedDict):
+    """A model in memory."""
+
+    name: str
+    engine: str
+    slots: int
+    running: int
+    waiting: int
+    context_length: int
+    size: int
+    expires_at: str
+
+
+class Access(TypedDict):
+    claimed: bool
+    lan: Literal["open", "keys", "off"]
+
+
+class TrustedRepository(TypedDict):
+    name: str
+    freshness: str
+
+
+class Trust(TypedDict):
+    mode: str
+    repositories: list[TrustedRepository]
+
+
+class Discovery(TypedDict):
+    """What of this box is announced."""
+
+    state: str
+    problem: str | None
+    name: str | None
+    host: str | None
+    addresses: list[str]
+    interfaces: list[str]
+
+
+class Condition(TypedDict):
+    """Something that is wrong; `text` and `cure` are for who may manage."""
+
+    code: str
+    severity: str
+    title: str
+    text: NotRequired[str]
+    cure: NotRequired[str]
+
+
+class ChannelBundle(TypedDict):
+    bundle: str
+    version: str
+    state: str
+    reason: str | None
+
+
+class Channel(TypedDict):
+    """A channel that is followed."""
+
+    channel: str
+    generation: int | None
+    paused: bool
+    held: bool
+    window: str | None
+    down_kbps: int
+    checked_at: str | None
+    next_at: str | None
+    failures: int
+    trouble: str | None
+    bundles: list[ChannelBundle]
+
+
+class Status(TypedDict):
+    """Bytes and seconds."""
+
+    version: str
+    uptime_s: float
+    state: Literal["ready", "starting", "draining"]
+    engine: str
+    models: list[Running]
+    memory: Memory
+    access: Access
+    trust: Trust
+    discovery: Discovery
+    channels: list[Channel]
+    problems: list[str]
+    conditions: list[Condition]
+
+
+class Doctor(TypedDict):
+    healthy: bool
+    conditions: list[Condition]
+
+
+class Need(TypedDict):
+    """Bytes."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    process: int
+    total: int
+    of_main_memory: int
+
+
+class PlannedMemory(Memory):
+    kept_free: int
+
+
+class Plan(TypedDict):
+    """Which engine would run a model, why, and whether it fits."""
+
+    model: str
+    engine: str
+    reasons: list[str]
+    context_length: int
+    need: Need
+    memory: PlannedMemory
+    loaded: bool
+    fits: bool
+    refusal: str | None
+    unloads: list[str]
+
+
+class Neighbour(TypedDict):
+    """Every text comes from the neighbour itself."""
+
+    name: str
+    kind: str
+    id: str | None
+    host: str
+    addresses: list[str]
+    port: int
+    url: str | None
+    version: str | None
+    caps: list[str]
+    auth: str | None
+    state: str | None
+    is_alive: bool | None
+    seen_at: str
+
+
+class Neighbours(TypedDict):
+    discovery: Discovery
+    neighbours: list[Neighbour]
+
+
+class Board(TypedDict):
+    model: str | None
+    page_bytes: int
+    governor: str | None
+    watchdog: str | None
+
+
+class Temperature(TypedDict):
+    zone: str
+    celsius: float
+    slows_at: float | None
+
+
+class Rail(TypedDict):
+    name: str
+    watts: float
+
+
+class Disk(TypedDict):
+    mount: str
+    device: str | None
+    kind: str
+    free_bytes: int
+    total_bytes: int
+    life_used: float | None
+    written_bytes: int | None
+    read_only: bool
+    errors: int | None
+
+
+class Clock(TypedDict):
+    synced: bool | None
+    state: str
+
+
+class Swap(TypedDict):
+    total: int
+    used: int
+    pages_per_s: float | None
+
+
+class Stall(TypedDict):
+    """Percent of the time in which something waited."""
+
+    some_avg10: float
+    some_avg60: float
+    full_avg10: float
+
+
+class Device(TypedDict):
+    """Degrees Celsius, watts, bytes, shares from 0 to 1."""
+
+    board: Board
+    temperatures: list[Temperature]
+    throttled: list[str]
+    throttled_since_boot: list[str]
+    power_watts: float | None
+    rails: list[Rail]
+    disks: list[Disk]
+    clock: Clock
+    memory: Memory
+    swap: Swap | None
+    pressure: dict[str, Stall]
+    oom_kills: int | None
+
+
+class KeyName(TypedDict):
+    id: str
+    name: str
+
+
+class Me(TypedDict):
+    """What the box makes of the caller."""
+
+    ring: str
+    scopes: list[_Scope]
+    key: KeyName | None
+    claimed: bool
+    access_lan: Literal["open", "keys", "off"]
+
+
+class Key(TypedDict):
+    """A key, without its secret. Times are RFC 3339."""
+
+    id: str
+    name: str
+    scopes: list[_Scope]
+    models: list[str] | None
+    rate_per_minute: int | None
+    tokens_per_day: int | None
+    tokens_today: int
+    created_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class MadeKey(TypedDict):
+    """The secret is told once."""
+
+    key: Key
+    secret: str
+
+
+class Guest(TypedDict):
+    """A client without a key; counts are today's."""
+
+    address: str
+    requests: int
+    tokens: int
+    last_seen_at: str | None
+
+
+class Keys(TypedDict):
+    keys: list[Key]
+    guests: list[Guest]
+
+
+class Pairing(TypedDict):
+    claimed: bool
+    code: str | None
+    urls: list[str]
+    claim_url: str | None
+
+
+class AuditEntry(TypedDict):
+    at: str | None
+    who: str
+    action: str
+    target: str
+    outcome: str
+
+
+class Audit(TypedDict):
+    entries: list[AuditEntry]
+
+
+class Problem(TypedDict):
+    error: str
+    hint: str
+
+
+class Tls(TypedDict):
+    """Fingerprints are SHA-256 in base64url; times RFC 3339."""
+
+    on: bool
+    port: int | None
+    names: list[str]
+    not_before: str | None
+    not_after: str | None
+    fingerprint: str | None
+    ca_fingerprint: str | None
+    certificate: str | None
+    problem: Problem | None
+    steps: dict[str, list[str]]
+
+
+class Nothing(TypedDict):
+    """An empty object: it was done."""
+
+
+_MODEL = Query("model", "The model's name", required=True)
+
+OPERATIONS: Table = {
+    ("GET", "/"): Operation(
+        summary="The page for who prefers HTML, else the heartbeat of Ollama's clients",
+        answer=TEXT,
+        answers="text/plain",
+        stream=TEXT,
+        streams="text/html",
+    ),
+    ("GET", "/static/{version}/{name}"): Operation(
+        summary="A file of the page", answer=FILE, answers="*/*", errors=MISSING
+    ),
+    ("GET", "/openapi.json"): Operation(
+        summary="This document", answer={"type": "object", "required": ["openapi", "paths"]}
+    ),
+    ("GET", "/healthz"): Operation(summary="Whether the process is alive", answer=Health),
+    ("GET", "/readyz"): Operation(
+        summary="Whether requests are taken: 200, else 503", answer=Readiness
+    ),
+    ("GET", "/metrics"): Operation(
+        summary="Figures for Prometheus", answer=TEXT, answers="text/plain"
+    ),
+    ("GET", "/hearth/v1/status"): Operation(
+        summary="What the box is doing and what is wrong with it", answer=Status
+    ),
+    ("GET", "/hearth/v1/plan"): Operation(
+        summary="Which engine would run a model, why, and whether it fits",
+        query=(_MODEL,),
+        answer=Plan,
+        errors=MISSING,
+    ),
+    ("GET", "/hearth/v1/doctor"): Operation(
+        summary="What is wrong with the box, the worst first", answer=Doctor
+    ),
+    ("GET", "/hearth/v1/neighbours"): Operation(
+        summary="Other boxes and model servers on the network", answer=Neighbours
+    ),
+    ("GET", "/hearth/v1/device"): Operation(
+        summary="The board's temperatures, power, disks, clock and load", answer=Device
+    ),
+    ("GET", "/hearth/v1/support"): Operation(
+        summary="What a person who helps needs to see, as one .tar.gz",
+        answer=FILE,
+        answers="application/gzip",
+    ),
+    ("GET", "/hearth/v1/live"): Operation(
+        summary="The state of the box as a stream of changes",
+        description="First `snapshot` with every section, then `change` with those that changed.",
+        stream={"type": "object"},
+        streams=SSE,
+    ),
+    ("GET", "/hearth/v1/qr.svg"): Operation(
+        summary="An address of this box as a QR code",
+        query=(
+            Query("host", "ADDRESS[:PORT] of this box; else the address that was asked"),
+            Query("claim", "A claim code that is to be in the address"),
+        ),
+        answer=FILE,
+        answers="image/svg+xml",
+    ),
+    ("GET", "/hearth/v1/me"): Operation(summary="What the box makes of the caller", answer=Me),
+    ("POST", "/hearth/v1/claim"): Operation(
+        summary="Become the owner of a new box with the code that it shows",
+        body=keys.ClaimBody,
+        required="code",
+        answer=MadeKey,
+        status=201,
+        errors=(ConflictError,),
+    ),
+    ("GET", "/hearth/v1/pair"): Operation(
+        summary="What a person needs to bring a phone to this box", answer=Pairing
+    ),
+    ("GET", "/hearth/v1/keys"): Operation(
+        summary="All keys, the newest first, and guests that were seen lately", answer=Keys
+    ),
+    ("POST", "/hearth/v1/keys"): Operation(
+        summary="Make a key",
+        body=keys.KeyBody,
+        required="name scopes",
+        example={"name": "Anna's phone", "scopes": ["chat"]},
+        answer=MadeKey,
+        status=201,
+        errors=(ConflictError,),
+    ),
+    ("DELETE", "/hearth/v1/keys/{id}"): Operation(
+        summary="Revoke a key", answer=Nothing, errors=(NotFoundError, ConflictError)
+    ),
+    ("GET", "/hearth/v1/audit"): Operation(
+        summary="Who changed what, the newest first",
+        query=(
+            Query(
+                "limit",
+                "How many entries",
+                {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100},
+            ),
+        ),
+        answer=Audit,
+    ),
+    ("GET", "/hearth/v1/tls"): Operation(
+        summary="HTTPS: fingerprints, names, dates, and what to do on each kind of device",
+        answer=Tls,
+    ),
+    ("GET", "/hearth/v1/ca.crt"): Operation(
+        summary="The certificate that a device imports to trust this box's HTTPS",
+        answer=FILE,
+        answers="application/x-x509-ca-cert",
+        errors=MISSING,
+    ),
+    ("POST", "/hearth/v1/tls/renew"): Operation(
+        summary="Make another certificate now",
+        body=tls.RenewBody,
+        answer=Tls,
+        errors=MISSING,
+    ),
+}

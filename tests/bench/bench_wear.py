@@ -1,0 +1,159 @@
+"""How much does the service write to its card: idle, and while a phone asks once in a while?
+
+As root, on an ext4 file system of its own with the mount options of the images, so that the file
+system's journal counts as it does on a card: sectors that reached the device (/sys/block/*/stat),
+beside what the process itself asked for (/proc/PID/io). Extrapolated to a day. With --booted a
+whole Debian with our units and their settings is idle on that file system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+
+DISK_MIB = 512
+OPTIONS = "noatime,commit=30"
+SECTOR_BYTES = 512
+DAY_S = 86_400
+SETTLE_S = 70.0  # what a start writes is on the disk then, and the notes of a minute
+ASK_EVERY_S = 20.0
+MB = 1_000_000
+
+
+@contextlib.contextmanager
+def card(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A mounted ext4 file system, and the name of its device."""
+    image, mount = folder / "card.img", folder / "card"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(DISK_MIB << 20)
+    no_lazy = "lazy_itable_init=0,lazy_journal_init=0"  # or the kernel writes for minutes
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-E", no_lazy, image], check=True)
+    subprocess.run(["mount", "-o", f"loop,{OPTIONS}", image, mount], check=True)
+    try:
+        found = subprocess.run(
+            ["findmnt", "-n", "-o", "SOURCE", "--target", mount],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        yield mount, Path(found.stdout.strip()).name
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def written(device: str, pid: int) -> dict[str, int]:
+    """Bytes so far: that reached the device, and that the process had to be written."""
+    os.sync()
+    asked = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return {"device": sectors(device) * SECTOR_BYTES, "process": int(asked["write_bytes"])}
+
+
+def sectors(device: str) -> int:
+    return int(Path(f"/sys/block/{device}/stat").read_text().split()[6])
+
+
+def ask(service: harness.Service, token: str) -> None:
+    body = {"model": "hearth", "prompt": "What is this box?", "stream": False}
+    headers = {"Authorization": f"Bearer {token}"}
+    harness.call(service, "POST", "/api/generate", body=json.dumps(body), headers=headers)
+
+
+def period(service: harness.Service, device: str, seconds: float, token: str) -> dict[str, int]:
+    """Bytes written within `seconds`; with a token it is asked now and then meanwhile."""
+    before = written(device, service.process())
+    end = time.monotonic() + seconds
+    while (rest := end - time.monotonic()) > 0:
+        if token:
+            ask(service, token)
+        time.sleep(min(ASK_EVERY_S if token else rest, max(rest, 0)))
+    after = written(device, service.process())
+    return {name: after[name] - before[name] for name in after}
+
+
+def booted(seconds: float) -> None:
+    """Print what a container writes that boots with our units and then does nothing."""
+    sys.path.insert(0, str(harness.REPOSITORY))
+    from tests.system.booted import Booted, missing
+    from tests.system.test_care_units import add_units
+
+    if reason := missing():
+        raise SystemExit(reason)
+    conditions = harness.machine() | {"mount": OPTIONS, "seconds": seconds}
+    with tempfile.TemporaryDirectory(prefix="hearth-wear-") as folder, card(Path(folder)) as disk:
+        mount, device = disk
+        with Booted(mount, boots=False) as box:
+            add_units(box)
+            box.boot()
+            box.run("systemctl", "start", "hearth.service", "hearth-health.timer")
+            time.sleep(2 * SETTLE_S)
+            os.sync()
+            before = sectors(device)
+            time.sleep(seconds)
+            os.sync()
+            found = (sectors(device) - before) * SECTOR_BYTES
+            runs = box.show("hearth-health.timer", "LastTriggerUSec")
+    a_day = found * DAY_S / seconds / MB
+    figure = harness.Figure(
+        "writes to the card while idle, all of the system", a_day, 5.0, is_limit=True,
+        unit="MB a day",
+    )  # fmt: skip
+    rows = [["idle", str(found), f"{a_day:.2f}", runs]]
+    headers = ["", "device, bytes", "device, MB a day", "last turn of hearth-health"]
+    harness.report("wear-booted", conditions, headers, rows, {"bytes": found}, [figure])
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = _options(argv)
+    if options.booted:
+        booted(options.seconds)
+        return
+    if os.geteuid() != 0:
+        print("bench_wear needs root, to mount a file system of its own")
+        return
+    conditions = harness.machine() | {
+        "mount": OPTIONS, "seconds": options.seconds, "ask_every_s": ASK_EVERY_S,
+    }  # fmt: skip
+    measured: dict[str, Any] = {}
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="hearth-wear-") as folder, card(Path(folder)) as disk:
+        mount, device = disk
+        with harness.hearth_service(HEARTH_STATE=str(mount / "state")) as service:
+            key = {"name": "phone", "scopes": ["chat"]}
+            made = harness.call(service, "POST", "/hearth/v1/keys", body=json.dumps(key))
+            token = json.loads(made)["secret"]
+            time.sleep(SETTLE_S)
+            for name, used in {"idle": "", "asked": token}.items():
+                found = period(service, device, options.seconds, used)
+                a_day = {what: count * DAY_S / options.seconds for what, count in found.items()}
+                measured[name] = found | {f"{what}_a_day": count for what, count in a_day.items()}
+                told = [f"{found['device']}", f"{a_day['device'] / MB:.2f}"]
+                rows.append([name, *told, f"{a_day['process'] / MB:.2f}"])
+    headers = ["", "device, bytes", "device, MB a day", "the process alone, MB a day"]
+    figure = harness.Figure(
+        "writes to the card while idle", measured["idle"]["device_a_day"] / MB, 5.0,
+        is_limit=True, unit="MB a day",
+    )  # fmt: skip
+    harness.report("wear", conditions, headers, rows, measured, [figure])
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = harness.arguments("Writes to the card, idle and in light use")
+    parser.add_argument("--seconds", type=float, help="each; default 600, with --quick 180")
+    parser.add_argument("--booted", action="store_true", help="a whole system, idle")
+    options = parser.parse_args(argv)
+    options.seconds = options.seconds or (180.0 if options.quick else 600.0)
+    return options
+
+
+if __name__ == "__main__":
+    main()
