@@ -143,10 +143,8 @@ def _bad_update(good, folder):
 
 
 def _wheels(work):
-    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir",
-         work / "llama", "llama-cpp-python==0.3.36")  # fmt: skip
-    llama = next((work / "llama").glob("*.whl"))
-    _run(TREE / "images/wheelhouse", "amd64", work / "wheelhouse", llama)
+    # Never llama.cpp from pip's cache: that one is for this processor, and dies by SIGILL elsewhere.
+    _run(TREE / "images/wheelhouse", "amd64", work / "wheelhouse")
     return work / "wheelhouse"
 
 
