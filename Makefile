@@ -1,6 +1,6 @@
 # Thin names over tools/; each works as the first command on a fresh clone.
 
-.PHONY: help run test test-system test-browser check bench clean
+.PHONY: help run test test-system test-browser check bench image clean
 
 help:
 	@echo "make run     serve the built-in model and ask it a question"
@@ -9,6 +9,7 @@ help:
 	@echo "make test-browser  what Chromium sees"
 	@echo "make check   lint, types, import rules"
 	@echo "make bench   measure speed against llama.cpp's own tools, Transformers and vLLM"
+	@echo "make image BOARD=minipc  a disk image (minipc or rpi); see images/README.md"
 
 run:
 	@tools/setup run
@@ -33,6 +34,12 @@ check:
 bench:
 	@tools/setup dev
 	@.venv/bin/python tests/bench $(ARGS)
+
+WHEELHOUSE ?= build/wheels-$(BOARD)
+image:
+	@tools/setup dev
+	@[ -d $(WHEELHOUSE)/wheels ] || images/wheelhouse $(if $(filter rpi,$(BOARD)),arm64,amd64) $(WHEELHOUSE)
+	@.venv/bin/python images/build $(BOARD) --wheelhouse $(WHEELHOUSE) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Makes Debian an appliance: its name and version, network by DHCP, what starts and what does not.
+set -euo pipefail
+root=$1
+units=$root/etc/systemd/system
+
+enable() { # target, units
+  local target=$1
+  shift
+  mkdir -p "$units/$target.wants"
+  for unit; do ln -sfn "$(cd "$root" && ls -1d {etc,usr/lib}/systemd/system/"$unit" 2>/dev/null |
+    head -1 | sed 's|^|/|')" "$units/$target.wants/$unit"; done
+}
+
+off() { for unit; do rm -f "$units"/*.wants/"$unit"; done; }
+
+cat >>"$root/usr/lib/os-release" <<END
+IMAGE_ID=hearth-$BOARD
+IMAGE_VERSION=$VERSION
+END
+sed -i "s/^PRETTY_NAME=.*/PRETTY_NAME=\"Hearth $VERSION ($BOARD)\"/" "$root/usr/lib/os-release"
+echo hearth >"$root/etc/hostname"
+printf '127.0.0.1 localhost hearth\n::1 localhost hearth\n' >"$root/etc/hosts"
+: >"$root/etc/fstab" # the initramfs and systemd's generator mount what there is
+ln -sfn /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+mkdir -p "$root/data" "$root/efi" "$root/var/lib/hearth" "$root/opt/hearth"
+
+grep -q '^hearth:' "$root/etc/passwd" || {
+  echo 'hearth:x:990:990:Hearth:/var/lib/hearth:/usr/sbin/nologin' >>"$root/etc/passwd"
+  echo 'hearth:x:990:' >>"$root/etc/group"
+  echo 'hearth:!*:1::::::' >>"$root/etc/shadow"
+  echo 'hearth:!*::' >>"$root/etc/gshadow"
+}
+enable multi-user.target systemd-networkd.service systemd-resolved.service \
+  hearth.service hearth-good-boot.service
+enable sysinit.target hearth-grow.service
+mkdir -p "$units/boot-complete.target.requires"
+ln -sfn ../hearth-good-boot.service "$units/boot-complete.target.requires/hearth-good-boot.service"
+# The network is not waited for: the service answers as soon as there is one.
+off ssh.service systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
+  dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service
+rm -f "$units"/sockets.target.wants/ssh.socket "$units/sshd.service"
+enable sysinit.target hearth-trial.service
