@@ -7,10 +7,12 @@ service manager starts a whole one again. Knows nothing of requests.
 import asyncio
 import errno
 import logging
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -24,6 +26,7 @@ from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
+from appliance.bundles.sticks import Sticks
 from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -33,7 +36,7 @@ from appliance.discovery.discovery import Discovery
 from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
-from appliance.http.context import LIVE, ServiceState, version
+from appliance.http.context import LIVE, STICKS, ServiceState, version
 from appliance.http.door import Door, Limits
 from appliance.http.https import Tls, here
 from appliance.incidents import Incidents
@@ -165,6 +168,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             following = background.create_task(network.run_forever())
             discovering = background.create_task(discovery.run_forever(bound))
             watching = background.create_task(pressure.run_forever())
+            taking = background.create_task(_take_sticks(app[STICKS]))
             await stop.wait()
             discovering.cancel()
             following.cancel()
@@ -175,6 +179,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             telling.cancel()
             app[LIVE].close()
             watching.cancel()
+            taking.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
@@ -186,6 +191,12 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             securing.cancel()
     await asyncio.to_thread(end_well, settings.state)
     log.info("stopped")
+
+
+async def _take_sticks(sticks: Sticks) -> None:
+    """Where systemd gave us a runtime folder (systemd.exec(5)), its units bring sticks."""
+    if folder := os.environ.get("RUNTIME_DIRECTORY"):
+        await sticks.run_forever(Path(folder))
 
 
 def _facts(access: Access, tls: Tls) -> Facts:

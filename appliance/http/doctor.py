@@ -15,6 +15,7 @@ from appliance.http.context import (
     LIBRARY,
     REPOSITORIES,
     SETTINGS,
+    STICKS,
     TLS,
 )
 from appliance.http.ollama import json_response
@@ -30,7 +31,7 @@ async def conditions_of(app: web.Application) -> list[Condition]:
     own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
     parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
     found = examine(await asyncio.to_thread(read_facts, *parts))
-    return [*app[TLS].conditions(), *found]
+    return [*app[TLS].conditions(), *app[STICKS].conditions(), *found]
 
 
 def answer(conditions: list[Condition]) -> dict[str, Any]:
