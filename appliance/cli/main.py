@@ -34,9 +34,10 @@ VERBS = {
     "status": "appliance.cli.status:status",
     "support-bundle": "appliance.cli.support_bundle:support_bundle",
     "config": "appliance.cli.status:config",
+    "firstboot": "appliance.cli.firstboot:firstboot",
 }
 ALIASES = {"ls": "list"}
-OF_THIS_MACHINE = ("serve", "config")  # the verbs that ask no service
+OF_THIS_MACHINE = ("serve", "config", "firstboot")  # the verbs that ask no service
 
 
 def _print_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
