@@ -48,8 +48,21 @@ def accelerator():
     return os.environ.get("HEARTH_TEST_ACCEL", "tcg")
 
 
+_NETWORK = """[Match]
+Name=en*
+[Network]
+Address=10.0.2.15/24
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+"""
+
+
 def add_agent(root):
-    """Let tests run commands in machines that are made of the folder `root`."""
+    """Let tests run commands in machines that are made of the folder `root`, and reach their API
+    by the one address that qemu forwards to."""
+    network = root / "etc/systemd/network/80-test.network"
+    network.write_text(_NETWORK)
+    subprocess.run(["systemctl", "-q", f"--root={root}", "enable", "systemd-networkd"], check=True)
     library, units = root / "usr/local/lib", root / "etc/systemd/system"
     shutil.copy(Path(__file__).with_name("guest_agent.py"), library / "hearth-test-agent.py")
     (units / "hearth-test-agent.service").write_text(_AGENT_UNIT)
