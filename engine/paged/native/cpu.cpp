@@ -28,7 +28,6 @@ constexpr int LANES = 4, ROWS = 8;
 #endif
 constexpr int WIDE = 3, NARROW = 2;  // vectors across a tile: of projections, of attention
 constexpr int PANEL = WIDE * LANES;  // columns of a packed weight that lie together
-constexpr int64_t STRETCH = 128;     // rows of a panel that the nearest cache holds
 constexpr int HEAD_ROWS = 8;         // queries times heads that attend together
 constexpr int64_t PIECE = 8 * HEAD_ROWS;  // of them that one thread computes at a time
 constexpr int64_t FEW = 16384;       // elements that are not worth a second thread
@@ -117,37 +116,21 @@ void tile_of(int64_t rows, const float* x, int64_t x_stride, const T* w, int64_t
   tile<R, V, T>(x, x_stride, w, stride, depth, out, out_stride, adds);
 }
 
-// Columns of one panel, `width` of which there are. Many rows: its weights are made float32 and
-// stay in the nearest cache for all of them, a stretch at a time.
+// Columns of one panel. Its weights are made float32 anew for each tile of rows, in registers:
+// that costs less than to write them to the cache and read them back.
 template <class T>
 void project_panel(float* out, int64_t out_stride, const float* x, const T* packed, int64_t rows,
                    int64_t depth) {
-  alignas(64) float near[STRETCH * PANEL];
-  const bool is_deep = rows > 2 * ROWS;
-  for (int64_t begin = 0; begin < depth; begin += STRETCH) {
-    const int64_t length = !is_deep ? depth : std::min(STRETCH, depth - begin);
-    if (is_deep)
-      for (int64_t i = 0; i < length * PANEL; i += LANES)
-        store(near + i, load(packed + begin * PANEL + i));
-    for (int64_t row = 0; row < rows; row += ROWS) {
-      const int64_t count = std::min<int64_t>(ROWS, rows - row);
-      const float* from = x + row * depth + begin;
-      float* to = out + row * out_stride;
-      if (is_deep)
-        tile_of<ROWS, WIDE, float>(count, from, depth, near, PANEL, length, to, out_stride,
-                                   begin > 0);
-      else
-        tile_of<ROWS, WIDE, T>(count, from, depth, packed, PANEL, depth, to, out_stride, false);
-    }
-    if (!is_deep) break;
-  }
+  for (int64_t row = 0; row < rows; row += ROWS)
+    tile_of<ROWS, WIDE, T>(std::min<int64_t>(ROWS, rows - row), x + row * depth, depth, packed,
+                           PANEL, depth, out + row * out_stride, out_stride, false);
 }
 
 template <class T>
 void project(float* out, const float* x, const T* packed, const float* bias, int64_t rows,
              int64_t depth, int64_t columns) {
   const int64_t panels = (columns + PANEL - 1) / PANEL;
-#pragma omp parallel for schedule(dynamic, 4)
+#pragma omp parallel for schedule(dynamic)  // few panels: by fours, one thread waits
   for (int64_t panel = 0; panel < panels; panel++) {
     const int64_t first = panel * PANEL, width = std::min<int64_t>(PANEL, columns - first);
     float* to = out + first;
