@@ -372,6 +372,8 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    file: Path | None = None  # that was read
+    broken_file: str = ""  # what is wrong with the file that is not in force (last_good.py)
 
     @property
     def models_dir(self) -> Path:
@@ -426,6 +428,7 @@ def load_settings(
         origins={name: origin for name, (_, origin) in texts.items()},
         texts={name: _BY_NAME[name].shown(text) for name, (text, _) in texts.items()},
         warnings=tuple(f"environment variable {name} is not a setting" for name in strangers),
+        file=file,
     )
 
 

@@ -45,11 +45,17 @@ class Live:
     incidents: Sequence[Incident]  # of the last day
     ended_badly: bool
     lowered_slots: int | None
+    safe_mode: str = ""
 
     @classmethod
     def of(cls, incidents: Incidents) -> "Live":
         """On the event loop's thread."""
-        return cls(incidents.latest(DAY_S), incidents.ended_badly, incidents.lowered_slots)
+        return cls(
+            incidents.latest(DAY_S),
+            incidents.ended_badly,
+            incidents.lowered_slots,
+            incidents.safe_mode,
+        )
 
 
 def read_facts(
@@ -95,6 +101,7 @@ def _run_facts(
         has_engine=any(importlib.util.find_spec(name) for name in ENGINE_LIBRARIES),
         gpu=machine.gpus[0].model if machine.gpus and machine.missing else "",
         setting_warnings=settings.warnings,
+        broken_file=settings.broken_file,
         scrub_days=settings.scrub_days,
         unread_s=_unread_s(settings, library),
         failed_updates=list(_failed_updates(settings.state)),
@@ -111,6 +118,7 @@ def _run_facts(
         is_unit="INVOCATION_ID" in os.environ,  # systemd.exec(5)
         has_watchdog="WATCHDOG_USEC" in os.environ,  # sd_watchdog_enabled(3)
         ended_badly=live.ended_badly,
+        safe_mode=live.safe_mode,
         incidents=live.incidents,
         lowered_slots=live.lowered_slots,
     )

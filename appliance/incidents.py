@@ -36,6 +36,7 @@ class Incidents:
         self._now = now
         self._all: deque[Incident] = deque(maxlen=MAX_INCIDENTS)
         self.ended_badly = False  # the run before this one
+        self.safe_mode = ""  # why no model is loaded; empty: they are
         self.lowered_slots: int | None = None  # requests at once that a hot board still takes
 
     def note(self, kind: Kind, text: str) -> None:

@@ -6,17 +6,19 @@ service manager starts a whole one again. Knows nothing of requests.
 
 import asyncio
 import errno
+import faulthandler
 import logging
 import os
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
-from appliance import logs
+from appliance import last_good, logs, safe_mode
 from appliance.access.access import Access
 from appliance.access.usage import Usage
 from appliance.allocator import give_back_freed_memory
@@ -48,6 +50,7 @@ from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.network import Network
 from appliance.pressure import Pressure
+from appliance.systemd import Systemd
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
 from appliance.trust.gate import Gate
@@ -59,6 +62,7 @@ MAPS_FOLDER = "maps"
 # How long a thread in Python, such as one that parses a model's header, keeps the event loop from
 # going on after each of its system calls; Python's own is 5 ms (tests/bench/bench_switch.py)
 SWITCH_INTERVAL_S = 0.0005
+OPEN_LIMIT_S = 900.0  # to agree with the signed releases after a power cut, on a slow card
 CLOSE_TIMEOUT_S = 2.0  # for handlers that are still there when all engines are gone
 
 
@@ -67,10 +71,20 @@ def serve(settings: Settings) -> None:
     give_back_freed_memory()
     recent = logs.configure(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    asyncio.run(_serve(settings, recent))
+    unit = Systemd.from_environ(os.environ)
+    faulthandler.enable()  # where it hung goes to the log when the watchdog ends it
+    try:
+        asyncio.run(_serve(_listening_as(unit, settings), recent, unit))
+    except ConfigError:
+        raise
+    except Exception as error:
+        safe_mode.note_panic(settings.state, error)
+        raise
 
 
-async def _serve(settings: Settings, recent: logs.Recent) -> None:
+async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None:
+    if settings.broken_file:
+        log.error("the settings of the last good start are in force: %s", settings.broken_file)
     for warning in settings.warnings:
         log.warning("%s", warning)
     stop = asyncio.Event()
@@ -92,8 +106,9 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     channels = Channels(settings, bundles, repositories)
     gate.vouched_by(bundles.vouch)
     library.guard_with(gate.require_serve)
+    unit.extend_start(OPEN_LIMIT_S, "opening the store")
     await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
-    await access.open()
+    await access.open(await asyncio.to_thread(unit.admin_key))
     await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
@@ -112,6 +127,13 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
     models.on_worker_end = pressure.note_worker_end
     transfers.space.make_room = pressure.make_room
     incidents.ended_badly = await asyncio.to_thread(ended_badly, settings.state)
+    why_safe = await asyncio.to_thread(
+        safe_mode.start, settings.state, ended_badly=incidents.ended_badly
+    )
+    _set_safe_mode(models, incidents, why_safe)
+    if why_safe:
+        log.error("safe mode: no model is loaded, as %s", why_safe)
+        loop.call_later(safe_mode.LASTS_S, _set_safe_mode, models, incidents, "")
     care.check_now(await asyncio.to_thread(young_after_unclean_stop, settings.state, library))
     app = build_app(
         Parts(
@@ -136,6 +158,7 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
         )
     )
     async with AsyncExitStack() as stack:
+        stack.callback(unit.close)
         stack.push_async_callback(access.close)  # last: notes of the last requests are kept
         stack.push_async_callback(usage.close)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_TIMEOUT_S)
@@ -150,11 +173,13 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
         stack.push_async_callback(models.close)  # first: streams end with a word, not with a cut
         stack.callback(door.close)
         stack.callback(tls.close)
-        address, bound = await _listen(door, settings)
+        address, bound = await _listen(door, settings, unit)
         await tls.open(runner.server, limits)
         stack.push_async_callback(discovery.close)
         state.port = bound[0][1]
         state.ready = True
+        await asyncio.to_thread(last_good.keep, settings)
+        unit.ready(_status(models, state))
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
             visiting = background.create_task(door.run_forever())
@@ -169,7 +194,13 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             discovering = background.create_task(discovery.run_forever(bound))
             watching = background.create_task(pressure.run_forever())
             taking = background.create_task(_take_sticks(app[STICKS]))
+            feeding = background.create_task(
+                unit.feed_forever(lambda: _status(models, state), lambda: models.makes_progress)
+            )
             await stop.wait()
+            unit.stopping(f"stopping, {_count(state.active, 'request')} may finish")
+            if unit.sockets:
+                visiting.cancel()  # who comes now waits in systemd's socket for the next start
             discovering.cancel()
             following.cancel()
             await asyncio.wait([discovering])
@@ -189,7 +220,9 @@ async def _serve(settings: Settings, recent: logs.Recent) -> None:
             counting.cancel()
             visiting.cancel()
             securing.cancel()
+            feeding.cancel()
     await asyncio.to_thread(end_well, settings.state)
+    await asyncio.to_thread(safe_mode.end_well, settings.state)
     log.info("stopped")
 
 
@@ -242,12 +275,45 @@ def _open_library(
         log.warning("model skipped manifest=%s: %s", problem.path, problem.reason)
 
 
-async def _listen(door: Door, settings: Settings) -> tuple[str, list[tuple[str, int]]]:
+def _listening_as(unit: Systemd, settings: Settings) -> Settings:
+    """The settings with the address that systemd listens on for us, if it does."""
+    if not unit.sockets:
+        return settings
+    host, port = unit.sockets[0].getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if settings.origins.get("host", "default") != "default" and settings.host != address:
+        log.warning(
+            "host = %s is not used: hearth.socket listens on %s; to change that:"
+            " systemctl edit hearth.socket",
+            *(settings.host, address),
+        )
+    return replace(settings, host=address)
+
+
+def _set_safe_mode(models: Models, incidents: Incidents, why: str) -> None:
+    models.safe_mode = incidents.safe_mode = why
+
+
+def _status(models: Models, state: ServiceState) -> str:
+    """The line of `systemctl status`."""
+    if models.safe_mode:
+        return "safe mode: no model is loaded; see `hearth doctor`"
+    names = ", ".join(model.name.short for model in models.loaded())
+    return f"serving, {_count(state.active, 'request')} running, models loaded: {names or 'none'}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+async def _listen(
+    door: Door, settings: Settings, unit: Systemd
+) -> tuple[str, list[tuple[str, int]]]:
     """Open the port. Returns the address as a URL, with the real port if 0 was asked for, and all
     that is listened on: `[::]` is both families, as for Ollama."""
     host, port = settings.address
     try:
-        bound = await door.listen(host, port)
+        bound = door.adopt(unit.sockets) if unit.sockets else await door.listen(host, port)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         raise ConfigError(

@@ -40,6 +40,7 @@ log = logging.getLogger("hearth.access")
 RESET_FILE = "reset-claim"
 FLUSH_S = 2.0  # how long notes for the database gather
 RETRY_S = 60.0  # after the database could not be written
+ADOPTED = "admin-key"  # the name of the key that a file of the system gives
 OWNER = "owner"  # the name of a key that was claimed without one
 
 
@@ -69,9 +70,14 @@ class Access:
         network.on_change.append(self._look_around)
         self._is_waiting = False  # for a disk that takes the notes
 
-    async def open(self) -> None:
-        """Read what is stored, make a new box's code, obey a `reset-claim` file."""
+    async def open(self, admin_key: str = "") -> None:
+        """Read what is stored, make a new box's code, obey a `reset-claim` file.
+
+        admin_key  an administrator's key that the system's owner keeps in a file; never stored
+        """
         await self._database.open()
+        if admin_key and not self.keys.adopt(admin_key, ADOPTED):
+            log.warning("the credential admin-key is no key of the form hearth_<id>_<secret>")
         await self.keys.load()
         try:
             await self.claim.load()

@@ -24,6 +24,7 @@ PREFIX = "hearth_"
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no letter looks like a digit
 ID_CHARACTERS = 8
 SECRET_CHARACTERS = 52  # of 5 bits: 260
+MIN_ADOPTED_CHARACTERS = 26  # 130 bits: a plain hash must keep it
 MAX_KEYS = 1000  # that are not revoked; a household has ten, a school a few hundred
 KEPT_REVOKED = 200  # revoked ones stay in the list for a while, so that people see what was
 MAX_TOKEN_CHARACTERS = 200
@@ -63,12 +64,23 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys: dict[str, Key] = {}
+        self._adopted: dict[str, Key] = {}
         self._used: dict[str, float] = {}  # last uses that are not written yet
 
     async def load(self) -> None:
         """Read what is stored."""
         rows = await self._database.read(lambda c: c.execute("SELECT * FROM keys").fetchall())
-        self._keys = {row["id"]: Key.of_row(row) for row in rows}
+        self._keys = {row["id"]: Key.of_row(row) for row in rows} | self._adopted
+
+    def adopt(self, token: str, name: str) -> bool:
+        """Take a key of an administrator that is kept elsewhere, before `load`; it lives as long as
+        this process. False if it has not the form of a key with a long enough secret."""
+        match = _TOKEN.fullmatch(token)
+        if match is None or len(match[2]) < MIN_ADOPTED_CHARACTERS:
+            return False
+        facts = KeyFacts(match[1], name, frozenset({Scope.ADMIN}))
+        self._adopted[match[1]] = Key(facts, _hash(match[2]), created_at=0.0)
+        return True
 
     def list(self) -> Sequence[Key]:
         """All keys, the newest first."""

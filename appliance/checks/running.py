@@ -24,12 +24,14 @@ class RunFacts:
     has_engine: bool = True  # a library that runs models is installed
     gpu: str = ""  # that no engine here can use: its name
     setting_warnings: Sequence[str] = ()
+    broken_file: str = ""  # what is wrong with the settings file, which is not in force
     scrub_days: int = 30
     unread_s: float = 0.0  # since the blob that waits longest was read
     failed_updates: Sequence[str] = ()  # a sentence each
     reserve_bytes: int = 0
     reserved_free_bytes: int | None = None  # on the disk of the models; None: not known
     ended_badly: bool = False  # the run before this one
+    safe_mode: str = ""  # why no model is loaded
     incidents: Sequence[Incident] = ()  # of the last day
     lowered_slots: int | None = None  # requests at once that a hot board still takes
 
@@ -83,6 +85,13 @@ def settings(facts: RunFacts) -> Iterator[Condition]:
         yield Condition("setting_unknown", "unknown setting", warning, Severity.WARNING, cure)
 
 
+def broken_settings(facts: RunFacts) -> Iterator[Condition]:
+    if facts.broken_file:
+        text = f"the settings of the last good start are in force, as {facts.broken_file}"
+        cure = "correct the file, look with `hearth config`, then `systemctl restart hearth`"
+        yield Condition("settings_broken", "broken settings", text, Severity.ERROR, cure)
+
+
 def scrub_late(facts: RunFacts) -> Iterator[Condition]:
     if facts.scrub_days and facts.unread_s > LATE_PERIODS * facts.scrub_days * DAY_S:
         days = int(facts.unread_s // DAY_S)
@@ -115,6 +124,16 @@ def unclean_stop(facts: RunFacts) -> Iterator[Condition]:
         text = "the service did not stop well last time: a crash, a kill or a power cut"
         cure = "what came in shortly before is checked now; if it comes again, look at the supply"
         yield Condition("unclean_stop", "stopped badly", text, Severity.NOTE, cure)
+
+
+def safe_mode(facts: RunFacts) -> Iterator[Condition]:
+    if facts.safe_mode:
+        text = f"no model is loaded, as {facts.safe_mode}"
+        cure = (
+            "remove the model or the setting that does it; models are loaded again in half an hour,"
+            " or at once after `systemctl restart hearth`"
+        )
+        yield Condition("safe_mode", "safe mode", text, Severity.ERROR, cure)
 
 
 def killed_workers(facts: RunFacts) -> Iterator[Condition]:
@@ -170,10 +189,12 @@ RUN_CHECKS: tuple[Check, ...] = (
     engine,
     gpu,
     settings,
+    broken_settings,
     scrub_late,
     updates,
     reserve,
     unclean_stop,
+    safe_mode,
     killed_workers,
     crashed_workers,
     unloaded,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from appliance.config import SETTINGS, load_settings
+from appliance.config import SETTINGS
+from appliance.last_good import load_or_last_good
 
 
 def _setting_flags(verb: Callable[..., None]) -> Callable[..., None]:
@@ -29,7 +30,7 @@ def serve(file: Path | None, **flags: str | None) -> None:
     `hearth config` lists them with their values and origins.
     """
     given = {name: text for name, text in flags.items() if text is not None}
-    settings = load_settings(given, os.environ, file)
+    settings = load_or_last_good(given, os.environ, file)
     # Only here: this import brings the HTTP server, which no other verb needs.
     from appliance.service import serve as run_service
 

@@ -12,6 +12,7 @@ import resource
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Self
@@ -103,6 +104,11 @@ class Door:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
         for family, _, _, _, address in dict.fromkeys(found):
             self._sockets.append(_bound(family, address))
+        return [bound.getsockname()[:2] for bound in self._sockets]
+
+    def adopt(self, sockets: Sequence[socket.socket]) -> list[tuple[str, int]]:
+        """Take sockets that listen already, as systemd passes them; what they are bound to."""
+        self._sockets += sockets
         return [bound.getsockname()[:2] for bound in self._sockets]
 
     async def run_forever(self) -> None:

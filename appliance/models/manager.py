@@ -28,6 +28,9 @@ from engine.process.client import EngineClient
 
 log = logging.getLogger("hearth.models")
 
+SAFE_RETRY_S = 300
+STUCK_S = 60.0  # for workers that end and for the decision, beyond the time to load
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -80,6 +83,14 @@ class Models:
         self.on_change: Callable[[], None] = lambda: None  # a queue moved, a worker came or went
         self.on_worker_end: Callable[[ModelName, EngineError], None] = lambda *_: None
         self._max_slots: int | None = None
+        self.safe_mode = ""  # why no model may be used; empty: they may
+        self._admitting_since: float | None = None  # time.monotonic()
+
+    @property
+    def makes_progress(self) -> bool:
+        """False when one load takes so much longer than it may that nobody will end it."""
+        limit_s = 2 * self._settings.load_timeout_s + STUCK_S
+        return self._admitting_since is None or (time.monotonic() - self._admitting_since < limit_s)
 
     @property
     def is_generating(self) -> bool:
@@ -116,6 +127,13 @@ class Models:
         engine that the settings ask for) and EngineError (cannot be loaded). A file that may be
         damaged is told to `on_format_error`.
         """
+        if self.safe_mode:
+            raise OverloadedError(
+                f"this box is in safe mode and loads no model: {self.safe_mode}",
+                retry_after_s=SAFE_RETRY_S,
+                hint="see `hearth doctor`; models are loaded again in half an hour, or at once"
+                " after `systemctl restart hearth`",
+            )
         choice, spec, need = await asyncio.to_thread(self._prepare, stored, options)
         if refusal := _refusal(stored.name, choice):
             raise refusal
@@ -272,8 +290,9 @@ class Models:
     async def _load(self, resident: Resident, spec: LoadSpec, need: Need) -> EngineClient:
         async with self._admission:
             self._refuse_when_closed()
-            need = await self._make_room(resident.name, need)
+            self._admitting_since = time.monotonic()
             try:
+                need = await self._make_room(resident.name, need)
                 orders = with_budget(spec, need)
                 client = await EngineClient.start(
                     orders,
@@ -283,6 +302,8 @@ class Models:
             except EngineError as error:
                 log.warning("load failed model=%s error=%s", resident.name.short, error)
                 raise
+            finally:
+                self._admitting_since = None
         if self._is_closed:
             await client.close()
             self._refuse_when_closed()

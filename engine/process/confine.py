@@ -39,7 +39,8 @@ _SCOPES = 0b11  # since version 6: no signals and no abstract sockets out of the
 def confine(state: Path, models: Path) -> None:
     """Give everything up, as far as this kernel can. Call it in a process with one thread.
 
-    state   the service's folder, of which nothing can be read or written from now on
+    state   the service's folder, of which nothing can be read or written from now on; nor can the
+            credentials that systemd gave to the service
     models  may lie in it, and can be read
     Files elsewhere are untouched: the unit of the service manager is responsible for those.
     """
@@ -119,7 +120,10 @@ def _hide(libc: ctypes.CDLL, state: Path, models: Path) -> None:
     if ruleset < 0:
         return
     try:
-        for path in _beside(state.resolve()):
+        hidden = {state.resolve()}
+        if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
+            hidden.add(Path(credentials).resolve())
+        for path in _beside(hidden):
             _allow(ruleset, path, rights)
         _allow(ruleset, models.resolve(), rights & _READ)
         _syscall(_RESTRICT_SELF, ruleset, 0)
@@ -127,15 +131,15 @@ def _hide(libc: ctypes.CDLL, state: Path, models: Path) -> None:
         os.close(ruleset)
 
 
-def _beside(hidden: Path) -> Iterator[Path]:
-    """Every entry of every folder above `hidden` that does not lead to it."""
-    inner = hidden
-    for folder in hidden.parents:
+def _beside(hidden: set[Path]) -> Iterator[Path]:
+    """Every entry of every folder above the hidden ones that does not lead to one."""
+    above = {folder for path in hidden for folder in path.parents}
+    for folder in above:
         with suppress(OSError):
             for path in folder.iterdir():
-                if path != inner and not path.is_symlink():  # only where it leads to counts
+                # of a link only where it leads to counts
+                if path not in above | hidden and not path.is_symlink():
                     yield path
-        inner = folder
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:

@@ -1,9 +1,9 @@
 """A worker process: one engine, one socket, one thread.
 
 Started as `python -m engine.process.worker FD [STATE MODELS]`; with these it confines itself
-(confine.py) before it reads anything of a model. Reads frames from the socket FD, drives the engine,
-answers with frames. It blocks on the socket while there is no work, so that idling costs nothing.
-It ends when the socket closes, on `Stop`, or when its parent dies.
+(confine.py) before it reads anything of a model. Reads frames from the socket FD, drives the
+engine, answers with frames. It blocks on the socket while there is no work, so that idling costs
+nothing. It ends when the socket closes, on `Stop`, or when its parent dies.
 """
 
 import contextlib

@@ -27,7 +27,8 @@ from tests.fakes.waiting import wait_for
 PROGRAMS = ("ip", "mmdebstrap", "nsenter", "systemd-nspawn")
 SUITE = "bookworm"
 PACKAGES = (
-    *("ca-certificates", "curl", "dbus", "iproute2", "procps", "python3", "python3-venv"),
+    *("ca-certificates", "curl", "dbus", "iproute2", "libgomp1", "procps"),
+    *("python3", "python3-venv"),
     *("systemd", "systemd-sysv", "udev"),
 )
 LIMIT_S = 60
@@ -233,11 +234,12 @@ class Booted:
             self.binds[str(folder)] = inside[-1]
         launcher = (
             "#!/bin/sh\n"
-            f"export PYTHONPATH={':'.join(inside)} PYTHONDONTWRITEBYTECODE=1\n"
+            f"export PYTHONPATH={':'.join(inside)} PYTHONPYCACHEPREFIX=/var/cache/hearth/bytecode\n"
             f"export LD_LIBRARY_PATH={python.parent.parent / 'lib'}\n"
-            f'exec {python} -m appliance "$@"\n'
+            f"exec {python}"
         )
-        self.write(LAUNCHER, launcher, 0o755)
+        self.write(LAUNCHER, f'{launcher} -m appliance "$@"\n', 0o755)
+        self.write(LAUNCHER.with_name("python"), f'{launcher} "$@"\n', 0o755)
 
     # -- inner -----------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ for name, act in {
     "old pair": lambda: ours.send(b"x"),
     "database": lambda: (state / "hearth.db").read_bytes(),
     "key": lambda: (state / "tls" / "key.pem").read_bytes(),
+    "credential": lambda: (state.parent / "credentials" / "admin-key").read_bytes(),
     "list": lambda: os.listdir(state),
     "new file": lambda: (state / "evil").write_text("x"),
     "model": lambda: (state / "models" / "blob").read_bytes(),
@@ -52,10 +53,12 @@ for name, act in {
 def seen(tmp_path):
     """{what was tried: what happened}, in a process that confined itself."""
     state = tmp_path / "state"
-    for name in ("hearth.db", "tls/key.pem", "models/blob"):
+    credentials = tmp_path / "credentials"
+    for name in ("hearth.db", "tls/key.pem", "models/blob", "../credentials/admin-key"):
         (state / name).parent.mkdir(parents=True, exist_ok=True)
         (state / name).write_text("secret")
     environ = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environ["CREDENTIALS_DIRECTORY"] = str(credentials)
     done = subprocess.run(
         [sys.executable, "-c", PROBE, str(state)], capture_output=True, text=True, env=environ
     )
@@ -71,7 +74,8 @@ def test_only_unix_sockets_can_be_opened(seen):
 
 @needs_landlock
 def test_the_state_folder_is_closed_and_the_models_can_be_read(seen):
-    closed = {n: seen[n] for n in ("database", "key", "list", "new file", "change model")}
+    names = ("database", "key", "credential", "list", "new file", "change model")
+    closed = {name: seen[name] for name in names}
     assert set(closed.values()) == {"Permission denied"}, closed
     assert seen["model"] == "done"
 
