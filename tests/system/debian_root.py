@@ -144,7 +144,7 @@ def install_units(root):
     for name in ("sysusers.d", "tmpfiles.d"):
         shutil.copytree(source / name, root / "etc" / name, dirs_exist_ok=True)
     _run("systemd-sysusers", f"--root={root}")
-    _run("systemctl", f"--root={root}", "enable", "hearth.service")
+    _run("systemctl", f"--root={root}", "enable", "hearth.socket", "hearth.service")
 
 
 def requirements(extras=()):

@@ -1,4 +1,4 @@
-"""Sticks in a whole machine: udev sees one, its unit mounts it privately, its models are served."""
+"""A whole machine: its first start, then sticks that udev sees and a unit mounts privately."""
 
 import shutil
 import subprocess
@@ -14,11 +14,20 @@ from tests.system import debian_root, machine
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 LIMIT_S = 120  # an emulated machine on a busy host
-# The machine has no real engine, and nothing else that speaks to a service manager.
+# Times are those of real machines; an emulated one is ten times slower.
 _DROP_IN = """[Service]
-Type=exec
 WatchdogSec=0
-Environment=HEARTH_ENGINE=echo HEARTH_DISCOVERY=off HEARTH_HOST=0.0.0.0
+TimeoutStartSec=600
+Environment=HEARTH_ENGINE=echo HEARTH_DISCOVERY=off
+"""
+_BOOT = """name = "Kitchen"
+[system]
+hostname = "kitchen-box"
+user = "ann"
+ssh_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFo ann@laptop"]
+[system.wifi]
+ssid = "Home"
+password = "correct horse"
 """
 
 
@@ -42,8 +51,13 @@ def box(publisher, tmp_path_factory):
     drop_in = root / "etc/systemd/system/hearth.service.d/test.conf"
     drop_in.parent.mkdir(exist_ok=True)
     drop_in.write_text(_DROP_IN)
-    (root / "etc/systemd/system/hearth.socket").unlink()
-    (root / "etc/systemd/system/hearth.socket").symlink_to("/dev/null")
+    (root / "etc/hearth").mkdir(exist_ok=True)
+    (root / "etc/hearth/image").touch()
+    (root / "etc/NetworkManager/system-connections").mkdir(parents=True)
+    (root / "boot/firmware").mkdir()
+    (root / "boot/firmware/hearth.toml").write_text(_BOOT)
+    enable = ["systemctl", "-q", f"--root={root}", "enable"]
+    subprocess.run([*enable, "hearth-firstboot", "hearth-claim"], check=True)
     enrol_offline(root / "var/lib/hearth", publisher)
     subprocess.run(["chroot", root, "chown", "-R", "hearth:", "/var/lib/hearth"], check=True)
     disk = debian_root.make_disk(root, folder / "disk")
@@ -62,6 +76,22 @@ def said(box):
 def conditions(box):
     found = box.call("GET", "/hearth/v1/status")[1]["conditions"]
     return [each["code"] for each in found if each["code"].startswith("stick-")]
+
+
+def test_the_first_start_did_what_the_boot_partition_asked(box):
+    assert box.run("hostname").output == "kitchen-box\n"
+    assert "ann@laptop" in box.run("cat", "/home/ann/.ssh/authorized_keys").output
+    assert box.run("stat", "-c", "%U %a", "/home/ann/.ssh/authorized_keys").output == "ann 600\n"
+    connections = "/etc/NetworkManager/system-connections"
+    assert "psk=correct horse" in box.run("cat", f"{connections}/hearth-wifi.nmconnection").output
+    assert "Kitchen" in box.run("hearth", "config").output
+    assert box.run("ls", "/boot/firmware").output == "hearth.toml.read\n"
+    assert "correct" not in box.run("cat", "/boot/firmware/hearth.toml.read").output
+
+
+def test_the_console_shows_how_to_claim_the_box(box):
+    box.wait_for("claim code")
+    assert "claim code" in box.run("cat", "/run/issue.d/50-hearth.issue").output
 
 
 def test_a_stick_that_is_not_ours_is_left_alone(box, tmp_path):
