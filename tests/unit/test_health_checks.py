@@ -89,6 +89,8 @@ RUN = {
     "update_failed": {"failed_updates": ["release 2 of x is not used: it answers nothing"]},
     "disk_reserve": {"reserve_bytes": 2 * GIB, "reserved_free_bytes": 2 * GIB - 1},
     "unclean_stop": {"ended_badly": True},
+    "safe_mode": {"safe_mode": "it crashed 3 times within 10 minutes"},
+    "settings_broken": {"broken_file": "hearth.toml is not TOML"},
     "worker_oom": happened(Kind.WORKER_OOM, "a", "b"),
     "worker_crashed": happened(Kind.WORKER_CRASHED, "a"),
     "unloaded_for_memory": happened(Kind.UNLOADED, "a"),
