@@ -88,7 +88,8 @@ def _discovery_rows(discovery: Json | None) -> list[list[str]]:
 
 def _is_shown(condition: Json) -> bool:
     """What is wrong; and of notes how far a stick is, since somebody waits to pull it out."""
-    return condition["severity"] != "note" or condition["code"].startswith("stick-")
+    code: str = condition["code"]
+    return condition["severity"] != "note" or code.startswith("stick-")
 
 
 def _words_of(condition: Json) -> str:
