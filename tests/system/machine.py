@@ -7,6 +7,7 @@ host's loopback that leads to the service; nothing gets out. A machine that has 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -115,6 +116,7 @@ class Machine:
         self._process = None
         self._agent = self._monitor = None
         self._events = []
+        self._plugged = itertools.count(1)
         self.started = 0.0  # time.monotonic() of the power button
 
     def __enter__(self):
@@ -205,11 +207,13 @@ class Machine:
 
     def plug(self, image, name="stick"):
         """Plug in a removable disk with this image."""
-        self.monitor("blockdev-add", **{
-            "driver": "raw", "node-name": name, "file": {"driver": "file", "filename": str(image)},
-        })  # fmt: skip
-        self.monitor("device_add", driver="scsi-hd", id=name, drive=name, bus="scsi.0",
-                     removable=True, serial=name)  # fmt: skip
+        node = f"{name}{next(self._plugged)}"
+        file = {"driver": "file", "filename": str(image)}
+        self.monitor("blockdev-add", **{"driver": "raw", "node-name": node, "file": file})
+        self.monitor(
+            "device_add", driver="scsi-hd", id=name, drive=node, bus="scsi.0",
+            removable=True, serial=node,
+        )  # fmt: skip
 
     def unplug(self, name="stick"):
         """Pull it out, whatever the machine is doing with it."""
@@ -218,7 +222,6 @@ class Machine:
         while self._is_there(name):
             assert time.monotonic() < deadline, f"{name} could not be pulled"
             time.sleep(0.05)
-        self.monitor("blockdev-del", **{"node-name": name})
 
     # -- qemu ----------------------------------------------------------------------------
 
