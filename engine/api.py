@@ -28,6 +28,11 @@ class Pooling(StrEnum):
     LAST = "last"
 
 
+Scoring = Literal["", "cosine", "logit", "probability"]
+"""How an engine scores a document: not at all; by the cosine of two embeddings, -1 to 1; by a
+classifier that reads both, whose output is any number, or a share of 1."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. The defaults are Ollama's (api/types.go, DefaultOptions)."""
 
@@ -61,6 +66,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     max_tokens: int = -1  # -1: until the model stops or a limit of the context is reached
     constraint: Constraint | None = None
     logprobs: int | None = None  # None: none; n: log-probability of the token and of the n best
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens, which then are all
+    # computed: no cached KV is used, and a prompt that is too long cannot be cut
     truncate: bool = True  # cut a prompt that is too long, else ContextLengthError
     shift: bool = True  # drop old tokens and go on when the context is full, else finish "length"
     num_keep: int = 4  # tokens at the front that truncation and shift never drop; -1: whole prompt
@@ -69,14 +76,15 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     ignore_eos: bool = False  # for benchmarks: go on past the end-of-generation token
     held_steps: int = 0  # quick steps that may wait in the worker, to be sent with the next one
     special: list[str] = []  # control tokens whose text belongs to the output; else they add none
+    images: list[bytes] = []  # encoded files; image i stands in `prompt` as -1 - i, once per token
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """One token of the output with its natural log-probability before sampling filters."""
+    """One token with its natural log-probability before sampling filters."""
 
     token_id: int
     piece: bytes
-    logprob: float
+    logprob: float  # not a number: the first token of a prompt, which follows nothing
     top: list[tuple[int, bytes, float]] = []  # (token id, piece, logprob), best first
 
 
@@ -98,6 +106,7 @@ class SequenceStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     token_ids: list[int] = []
     data: bytes = b""  # the tokens' bytes, joined; may end inside a UTF-8 character
     logprobs: list[TokenLogprob] = []  # one per token id if asked for
+    prompt_logprobs: list[TokenLogprob] = []  # in the first step, one per prompt token if asked for
     finish: FinishReason | None = None
     usage: Usage | None = None  # with `finish` only
     error: tuple[str, str] | None = None  # (code, message): the sequence failed, nothing follows
@@ -118,6 +127,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     bos_token: str = ""  # text of the special tokens, for chat templates
     eos_token: str = ""
+    infill: list[int] = []  # token ids that open prefix, suffix and middle; none: it has no such
+    scoring: Scoring = ""  # what `score` gives
+    sees: bool = False  # whether prompts may have images
     load_ns: int = 0
     description: str = ""  # one line for the log: architecture, type, back end
 
@@ -128,6 +140,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     engine: Literal["llama", "onnx", "paged", "echo"]
     model_path: str = ""
     adapters: list[tuple[str, float]] = []  # (path of a LoRA GGUF, scale)
+    projector_path: str = ""  # GGUF of an image encoder; "": the model does not see
     context_length: int = 4096
     batch_size: int = 512
     threads: int = 0  # 0: chosen for the board
@@ -135,6 +148,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     main_gpu: int = 0
     use_mmap: bool | None = None  # None: chosen by the engine
     embedding: bool = False  # build for embeddings instead of generation
+    ranking: bool = False  # build for scoring pairs: the file has a classifier for that
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     kv_bytes: int = 0  # most that a KV cache shared by streams may take; 0: what the device has
     flash_attention: bool | None = None  # None: chosen by the engine
@@ -170,11 +184,35 @@ class Engine(Protocol):
         Raises ContextLengthError if an input is too long and `truncate` is False.
         """
 
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int,
+        truncate: bool,
+    ) -> tuple[list[float], int]:
+        """How well each document answers its query, as `EngineInfo.scoring` says, and the tokens
+        read. Larger is better.
+
+        queries              one for each document, or one for all
+        max_document_tokens  what is longer is cut; 0: as much as the model reads
+
+        Raises EngineRequestError if the model cannot score, ContextLengthError if a pair is longer
+        than the model reads and `truncate` is False, or the query alone is.
+        """
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`."""
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that the tokens stand for, special tokens as their text."""
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many tokens images of these widths and heights, in pixels, take in a prompt.
+
+        Raises EngineRequestError if this engine or model does not see.
+        """
 
     def stats(self) -> dict[str, Any]:
         """Counters and sizes for /metrics and the log; values are numbers or strings."""

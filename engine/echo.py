@@ -23,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
+
 from engine.api import (
     Constraint,
     EngineInfo,
@@ -35,7 +37,7 @@ from engine.api import (
     TokenLogprob,
     Usage,
 )
-from engine.errors import ContextLengthError
+from engine.errors import ContextLengthError, unseeing
 
 SLOTS = 8
 EMBEDDING_LENGTH = 16
@@ -60,14 +62,18 @@ class EchoEngine:
             slots=SLOTS,
             embedding_length=EMBEDDING_LENGTH,
             max_embed_tokens=spec.context_length,
+            scoring="cosine",
             description="echo: says the prompt back",
         )
 
     def add(self, request: GenerateRequest) -> None:
+        if request.images:
+            raise unseeing("echo")
         tokens = self._tokens(request.prompt)
         limit = self.info.context_length - 1
         dropped = max(0, len(tokens) - limit)
-        if dropped and not request.truncate:
+        is_whole = request.prompt_logprobs is not None or not request.truncate
+        if dropped and is_whole:
             raise ContextLengthError(
                 f"prompt has {len(tokens)} tokens, the context is {self.info.context_length};"
                 " shorten it or load with a larger num_ctx"
@@ -102,12 +108,31 @@ class EchoEngine:
         vectors = [_vector(b"".join(self._tokens(text))) for text in inputs]
         return vectors, sum(min(count, limit) for count in counts)
 
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int,
+        truncate: bool,
+    ) -> tuple[list[float], int]:
+        most = max_document_tokens or None
+        cut = [b"".join(self._tokens(text)[:most]).decode(errors="replace") for text in documents]
+        vectors, tokens = self.embed([*queries, *cut], pooling=Pooling.MODEL, truncate=truncate)
+        asked, found = vectors[: len(queries)], vectors[len(queries) :]
+        if len(asked) == 1:
+            asked *= len(found)
+        return [_cosine(*pair) for pair in zip(asked, found, strict=True)], tokens
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return [self._id(token) for token in _TOKEN.findall(text.encode())]
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         known = range(len(self._vocabulary))
         return b"".join(self._vocabulary[i] for i in token_ids if i in known)
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        raise unseeing("echo")
 
     def stats(self) -> dict[str, Any]:
         return {"running": len(self._running), "served": self._served}
@@ -132,6 +157,14 @@ class EchoEngine:
             time.sleep(0.001)
             self._poll()
         sequence.start_decode()
+        step = self._next(sequence)
+        if request.prompt_logprobs is None or sequence.has_told:
+            return step
+        sequence.has_told = True
+        return msgspec.structs.replace(step, prompt_logprobs=self._prompt_logprobs(sequence))
+
+    def _next(self, sequence: "_Sequence") -> SequenceStep:
+        request = sequence.request
         if sequence.is_aborted:
             return sequence.end(FinishReason.ABORT)
         if sequence.output_tokens == request.max_tokens:
@@ -148,10 +181,15 @@ class EchoEngine:
         token_id = self._id(token)
         logprobs = []
         if request.logprobs is not None:
-            logprob = -math.log(2)
-            top = [(token_id, token, logprob)] * min(request.logprobs, 1)
-            logprobs = [TokenLogprob(token_id, token, logprob, top)]
+            logprobs = [_logprob(token_id, token, request.logprobs)]
         return SequenceStep(id=request.id, token_ids=[token_id], data=token, logprobs=logprobs)
+
+    def _prompt_logprobs(self, sequence: "_Sequence") -> list[TokenLogprob]:
+        top = sequence.request.prompt_logprobs or 0
+        found = [_logprob(self._id(token), token, top) for token in sequence.prompt]
+        if found:
+            found[0] = TokenLogprob(found[0].token_id, found[0].piece, math.nan)
+        return found
 
 
 class _Sequence:
@@ -159,6 +197,8 @@ class _Sequence:
 
     def __init__(self, request: GenerateRequest, prompt: list[bytes], dropped: int) -> None:
         self.request = request
+        self.prompt = prompt
+        self.has_told = False  # of the prompt's log-probabilities
         self.prompt_tokens = len(prompt)
         self.dropped = dropped
         self.output_tokens = 0
@@ -223,6 +263,17 @@ def _least(schema: Any) -> Any:
         return empty[schema["type"]]
     properties = schema.get("properties", {})
     return {name: _least(properties.get(name)) for name in schema.get("required", [])}
+
+
+def _logprob(token_id: int, token: bytes, top: int) -> TokenLogprob:
+    """As if each token were one of two that are equally likely."""
+    logprob = -math.log(2)
+    return TokenLogprob(token_id, token, logprob, [(token_id, token, logprob)] * min(top, 1))
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    product = math.fsum(a * b for a, b in zip(one, other, strict=True))
+    return product / (math.hypot(*one) * math.hypot(*other))
 
 
 def _vector(data: bytes) -> list[float]:

@@ -77,6 +77,13 @@ class EngineStoppedError(EngineError):
     code = "engine_stopped"
 
 
+def unseeing(engine: str) -> EngineRequestError:
+    """The answer of an engine without eyes to images."""
+    return EngineRequestError(
+        f"the {engine} engine does not see images; models with a projector see on the llama engine"
+    )
+
+
 def error_classes() -> dict[str, type[EngineError]]:
     """Every class of the tree by its code."""
     found: dict[str, type[EngineError]] = {EngineError.code: EngineError}

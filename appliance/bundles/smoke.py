@@ -17,7 +17,7 @@ from typing import Annotated, Self
 
 import msgspec
 
-from appliance.chat.events import Done, EmbedRequest, JobRequest, Message, Text
+from appliance.chat.events import Done, EmbedRequest, JobRequest, Message, ScoreRequest, Text
 from appliance.chat.job import ChatService, trial_place
 from appliance.errors import ApplianceError, LibraryError, MemoryFitError, OverloadedError
 from appliance.library.stored import StoredModel
@@ -136,6 +136,7 @@ class _Runner:
         self._chat = chat
         self._trial = trial
         self._is_embedding = False
+        self._is_reranker = False
         self._tokens = 0
         self._decode_ns = 0
 
@@ -148,7 +149,7 @@ class _Runner:
     async def load(self) -> None:
         """Within the time that any model may take."""
         header = await asyncio.to_thread(self._trial.header)
-        self._is_embedding = header.is_embedding
+        self._is_embedding, self._is_reranker = header.is_embedding, header.is_reranker
         if not self._is_embedding:
             request = JobRequest(model=self._trial.name.short, work=None)
             async with aclosing(self._chat.run(request, self._trial)) as events:
@@ -189,6 +190,11 @@ class _Runner:
         return "".join(pieces)
 
     async def _embed(self, test: SmokeTest) -> str:
+        if self._is_reranker:
+            pair = (test.prompt,)
+            wanted = ScoreRequest(model=self._trial.name.short, queries=pair, documents=pair)
+            _require_finite(test, (await self._chat.score(wanted, self._trial)).values)
+            return ""
         request = EmbedRequest(model=self._trial.name.short, inputs=(test.prompt,))
         found = await self._chat.embed(request, self._trial)
         for vector in found.vectors:

@@ -49,7 +49,8 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
     tool_name: str = ""  # of a tool's result
     tool_call_id: str = ""  # the call that a tool's result answers
-    images: tuple[bytes, ...] = ()  # encoded files, in the order of their places in the content
+    images: tuple[bytes, ...] = ()  # encoded files
+    image_places: tuple[int, ...] = ()  # characters of the content before each; missing: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Completion:
     context: tuple[int, ...] = ()  # token ids of an earlier exchange, put in front
     suffix: str = ""  # what follows the text that is wanted (infill)
     images: tuple[bytes, ...] = ()
+    image_places: tuple[int, ...] = ()  # as in Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ class JobRequest:
     shift: bool = True
     logprobs: int | None = None  # None: none; n: the token's own and the n best
     render_only: bool = False  # answer with the rendered prompt instead of running it
+    echo: bool = False  # tell the prompt first, with log-probabilities if they are asked for
+    prompt_only: bool = False  # compute the prompt and generate nothing
     share: Share = BOX_SHARE  # whose turn it is, and who pays
 
 
@@ -96,6 +100,14 @@ class Started:
     load_ns: int
     slots: int  # requests that the model can serve at once
     prompt_tokens: int = 0  # before the engine cut what does not fit
+
+
+@dataclass(frozen=True, slots=True)
+class Echoed:
+    """The prompt itself, behind Started, where the job asks for it."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()  # one per token, the first without a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +183,9 @@ class Done:
     stop_sequence: str = ""  # the stop string that ended the text, where one did
 
 
-Event = Started | Text | Thinking | CallStarted | CallArguments | CallDone | Rendered | Done
+Event = (
+    Started | Echoed | Text | Thinking | CallStarted | CallArguments | CallDone | Rendered | Done
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +200,51 @@ class EmbedRequest:
     dimensions: int | None = None  # cut to this many and normalise again
     normalize: bool = True  # to length 1; an all-zero vector stays zero
     share: Share = BOX_SHARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """Scores that are wanted: how well documents answer a query (vLLM, /rerank and /score)."""
+
+    model: str
+    queries: tuple[str, ...]  # one for all documents, or one for each
+    documents: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive: float | None = None
+    truncate: bool = True
+    max_document_tokens: int = 0  # what is longer is cut; 0: as much as the model reads
+    is_activated: bool = True  # a classifier's output as a share of 1, by the logistic function
+    share: Share = BOX_SHARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """One score per document, in order; larger is better."""
+
+    values: list[float]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """Token ids that are wanted, of a text or of a conversation as the model would read it."""
+
+    model: str
+    work: str | tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    add_special: bool | None = None  # None: of a text yes, of a conversation as its answer has it
+    opens_answer: bool = True  # a conversation ends with the opening of the assistant's turn
+    wants_pieces: bool = False
+    share: Share = BOX_SHARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenized:
+    """Token ids, each token's bytes if they were asked for, and the tokens of a whole context."""
+
+    tokens: list[int]
+    pieces: list[bytes] = field(default_factory=list)
+    context_length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from appliance.errors import BadRequestError, UnsupportedError
 from engine.api import Constraint
 
 MAX_TOOLS = 128  # OpenAI's own limit; more would not fit a small model's context anyway
-LACKED = frozenset({"vision"})  # what a model may list and no engine of this release does
 _MAX_DEPTH = 64  # nested schemas, as the engines have it (engine/llama/schema.py)
 
 
@@ -84,11 +83,10 @@ def check_abilities(request: JobRequest, full_name: str, abilities: Sequence[str
     """Raise UnsupportedError for what the model has no place for, in Ollama's words: there, tools
     and insert name the model in full."""
     for wanted in abilities_of(request):
-        if wanted not in abilities or wanted in LACKED:
+        if wanted not in abilities:
             is_full = wanted in ("tools", "insert")
             name = full_name if is_full else f'"{request.model}"'
-            hint = "no engine of this release does yet" if wanted in abilities else ""
-            raise UnsupportedError(f"{name} does not support {wanted}", hint=hint)
+            raise UnsupportedError(f"{name} does not support {wanted}")
 
 
 def make_plan(request: JobRequest, family: Family, prompt: str) -> Plan:

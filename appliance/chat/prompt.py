@@ -24,13 +24,15 @@ class Prompt:
     text: str
     tokens: list[int]
     dropped_messages: int = 0
+    images: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """A model's template with what each rendering of one request has in common.
 
-    think  None: as the model does, which is on where the template can think (Ollama API, think)
+    think         None: as the model does, which is on where the template can think (Ollama API)
+    opens_answer  the prompt ends with the opening of the assistant's turn
     """
 
     chosen: ChatTemplate
@@ -38,6 +40,7 @@ class Template:
     eos_token: str = ""
     tools: Sequence[Tool] = ()
     think: bool | str | None = None
+    opens_answer: bool = True
 
     async def render(self, messages: Sequence[Message], suffix: str = "") -> str:
         """The prompt's text; raises as `render.template.render` does."""
@@ -50,6 +53,7 @@ class Template:
             think=self._think(),
             bos_token=self.bos_token,
             eos_token=self.eos_token,
+            add_generation_prompt=self.opens_answer,
             suffix=suffix,
         )
         return render(self.chosen, given)
@@ -81,7 +85,8 @@ def single_turn(stored: StoredModel, work: Completion) -> list[Message]:
     messages = [Message("system", system)] if system else []
     if not work.context:
         messages += [Message(role, content) for role, content in stored.messages]
-    return [*messages, Message("user", work.prompt, images=work.images)]
+    places = work.image_places
+    return [*messages, Message("user", work.prompt, images=work.images, image_places=places)]
 
 
 async def fit_conversation(

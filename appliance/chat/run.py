@@ -16,6 +16,7 @@ from appliance.chat.events import (
     CallDone,
     Completion,
     Done,
+    Echoed,
     Event,
     JobRequest,
     Started,
@@ -102,7 +103,7 @@ class Run:
         self, tokens: list[int], constraint: Constraint | None, *, is_first: bool
     ) -> AsyncGenerator[Event, None]:
         """Run one sequence; `is_first`: until another has to follow."""
-        room = self.options.max_tokens
+        room = 0 if self.request.prompt_only else self.options.max_tokens
         if room > 0:
             room -= len(self.output)
             if room <= 0:
@@ -120,7 +121,7 @@ class Run:
                 async for steps in arrivals:
                     if not self._is_started:
                         self._is_started = True
-                        for event in (self._started(), *self._pending):
+                        for event in (self._started(), *await self._echo(steps), *self._pending):
                             yield event
                     last = steps[-1]
                     for event in self._read(steps, assembler, is_first=is_first):
@@ -148,6 +149,7 @@ class Run:
             max_tokens=room,
             constraint=constraint,
             logprobs=self.request.logprobs,
+            prompt_logprobs=self.request.logprobs if self.request.echo else None,
             truncate=self.request.truncate,
             shift=self.request.shift,
             num_keep=self.options.num_keep,
@@ -155,7 +157,20 @@ class Run:
             cache_salt=self.request.share.salt,
             held_steps=self._held_steps(),
             special=self.plan.special,
+            images=list(self.prompt.images),
         )
+
+    async def _echo(self, first: list[SequenceStep]) -> list[Event]:
+        """The prompt, told once at the beginning. One of token ids has its text from the engine."""
+        if not self.request.echo:
+            return []
+        text, work = self.prompt.text, self.request.work
+        if isinstance(work, Completion):
+            text = work.prompt
+            if work.context:
+                data = await self.lease.client.detokenize(self.prompt.tokens)
+                text = data.decode(errors="replace")
+        return [Echoed(text, tuple(entry for step in first for entry in step.prompt_logprobs))]
 
     def _read(
         self, steps: list[SequenceStep], assembler: TextAssembler, *, is_first: bool
@@ -282,7 +297,10 @@ class Run:
             prompt_ns=sum(usage.prompt_ns for usage in self._usages),
             output_tokens=len(self.output),
             decode_ns=sum(usage.decode_ns for usage in self._usages),
-            context=(*self.prompt.tokens, *self.output) if has_context else (),
+            # of images only the text around them: the client has them, and may send them again
+            context=(*(t for t in self.prompt.tokens if t >= 0), *self.output)
+            if has_context
+            else (),
             tool_calls=self._calls,
             thinking_tokens=self._thinking_tokens,
             stop_sequence=self.stop_sequence,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_IMAGE_BYTES = 100_000_000  # Ollama's limit
-_ENDING = r"\.(?:jpe?g|png|webp)"
+_ENDING = r"\.(?:jpe?g|png|gif|bmp|webp)"
 # In quotes, or bare from a place on: "/", "./", "../", "~/". Blanks of a bare path are escaped.
 _PATH = re.compile(
     rf"(?P<quote>['\"])(?P<quoted>[^'\"\n]+{_ENDING})(?P=quote)"
     rf"|(?<!\S)(?P<bare>(?:\.{{0,2}}|~)/(?:\\.|[^\s\\])*?{_ENDING})(?!\w)",
     re.IGNORECASE,
 )
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def _read(path: Path) -> str:
     if path.stat().st_size > MAX_IMAGE_BYTES:
         raise ValueError(f"it is larger than {MAX_IMAGE_BYTES // 1_000_000} MB")
     data = path.read_bytes()
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if not data.startswith(_STARTS) and not is_webp:
-        raise ValueError("it is not a JPEG, PNG or WebP file")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        raise ValueError("it is WebP, which boxes cannot decode; convert it to PNG or JPEG")
+    if not data.startswith(_STARTS):
+        raise ValueError("it is not a PNG, JPEG, GIF or BMP file")
     return b64encode(data).decode()

@@ -14,7 +14,8 @@ OPENAI = "_openai._tcp.local."
 HTTP = "_http._tcp.local."
 
 API = ("ollama", "openai", "anthropic")  # dialects that this release speaks
-CAPABILITIES = ("chat", "embed")  # what it can do, with the right model
+# what it can do, with the right model
+CAPABILITIES = ("chat", "embed", "rerank", "tools", "vision")
 HOST_TTL_S = 120
 # PTR and TXT too, against the usual 75 minutes: a box that lost its power is gone from lists soon.
 OTHER_TTL_S = 120

@@ -10,6 +10,7 @@ from typing import Any
 from appliance.chat.events import Message, ToolCall
 from appliance.http.errors import FieldError, RefusedFieldError
 from appliance.http.fields import check_count
+from appliance.http.image_places import Parts
 from appliance.http.tools_wire import MAX_IMAGES, calls_of, images_of, named_results
 from appliance.http.turns import JOINT, joined
 
@@ -61,20 +62,19 @@ def _turn(entry: Any, place: str) -> list[Message]:
 def _user(blocks: Sequence[tuple[str, str, Json]]) -> list[Message]:
     """Text and results in their order."""
     messages: list[Message] = []
-    texts: list[str] = []
-    images: list[bytes] = []
+    parts = Parts(JOINT)
 
     def end_text() -> None:
-        if texts or images:
-            messages.append(Message("user", JOINT.join(texts), images=tuple(images)))
-            texts.clear()
-            images.clear()
+        nonlocal parts
+        if parts.has_any:
+            messages.append(_message("user", parts))
+            parts = Parts(JOINT)
 
     for place, kind, block in blocks:
         if kind == "text":
-            texts.append(_text(block, "text", place))
+            parts.add_text(_text(block, "text", place))
         elif kind == "image":
-            images.append(_image(block, place))
+            parts.add_image(_image(block, place))
         elif kind == "tool_result":
             end_text()
             messages.append(_result(block, place))
@@ -82,6 +82,16 @@ def _user(blocks: Sequence[tuple[str, str, Json]]) -> list[Message]:
             raise _unknown(kind, place)
     end_text()
     return messages or [Message("user", "")]
+
+
+def _message(role: str, parts: Parts, call_id: str = "") -> Message:
+    return Message(
+        role,
+        parts.content,
+        tool_call_id=call_id,
+        images=parts.images,
+        image_places=parts.places,
+    )
 
 
 def _image(block: Json, place: str) -> bytes:
@@ -134,18 +144,18 @@ def _result(block: Json, place: str) -> Message:
     """A tool's result; that it failed is said in words, as templates have no place for it."""
     content = block.get("content")
     call_id = _text(block, "tool_use_id", place)
-    texts, images = [], []
+    parts = Parts(JOINT)
+    if block.get("is_error") is True:
+        parts.add_text("Error:")
     if isinstance(content, str):
-        texts.append(content)
+        parts.add_text(content)
     elif content is not None:
         for here, kind, part in _blocks(content, f"{place}.content"):
             if kind == "image":
-                images.append(_image(part, here))
+                parts.add_image(_image(part, here))
             else:
-                texts.append(_only_text(part, kind, here))
-    if block.get("is_error") is True:
-        texts.insert(0, "Error:")
-    return Message("tool", JOINT.join(texts), tool_call_id=call_id, images=tuple(images))
+                parts.add_text(_only_text(part, kind, here))
+    return _message("tool", parts, call_id)
 
 
 def _system_text(content: Any, place: str) -> str:

@@ -36,6 +36,8 @@ from appliance.http import (
     ollama_models,
     ollama_transfer,
     openai,
+    openai_score,
+    openai_tokens,
     page,
     registry,
     responses,
@@ -95,9 +97,7 @@ from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
-_NOT_YET = (
-    *("/v1/audio/transcriptions", "/v1/rerank", "/api/rerank", "/api/tokenize", "/api/detokenize"),
-)
+_NOT_YET = ("/v1/audio/transcriptions",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +255,13 @@ def _openai_routes() -> list[web.RouteDef]:
         web.post("/v1/chat/completions", openai.chat_completions),
         web.post("/v1/completions", openai.completions),
         web.post("/v1/embeddings", openai.embeddings),
+        web.post("/v1/rerank", openai_score.rerank),
+        web.post("/v2/rerank", openai_score.rerank),
+        web.post("/rerank", openai_score.rerank),
+        web.post("/v1/score", openai_score.score),
+        web.post("/score", openai_score.score),
+        web.post("/tokenize", openai_tokens.tokenize),
+        web.post("/detokenize", openai_tokens.detokenize),
         web.post("/v1/responses", responses.responses),
         web.get("/v1/models", openai.models),
         web.get("/v1/models/{model:.+}", openai.model),

@@ -10,6 +10,7 @@ from aiohttp import web
 from appliance.chat.events import CallStarted, Done, Event, Started, Text, Thinking
 from appliance.errors import DigestMismatchError, DownloadCorruptError
 from appliance.http.context import METRICS
+from appliance.http.errors import VLLM_PATHS
 from appliance.library.names import ModelName
 from appliance.metrics import MAX_MODELS, OTHER, Metrics
 from appliance.trust.errors import TrustError
@@ -20,6 +21,8 @@ _CLASSES = {
     **dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/messages"), "generate"),
     "/v1/responses": "generate",
     **dict.fromkeys(("/api/embed", "/api/embeddings", "/v1/embeddings"), "embed"),
+    **dict.fromkeys(("/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score"), "score"),
+    **dict.fromkeys(("/tokenize", "/detokenize", "/v1/messages/count_tokens"), "tokens"),
     **dict.fromkeys(("/api/tags", "/api/ps", "/api/show", "/v1/models"), "list"),
     "/v1/models/{model}": "list",
     **dict.fromkeys(("/api/pull", "/api/push", "/api/create"), "library"),
@@ -49,6 +52,8 @@ def note_request(request: web.Request, status: int, elapsed_s: float) -> None:
 def _kind(path: str) -> tuple[str, str]:
     """Route class and dialect of a registered path; there are as many as routes."""
     dialect = next((d for prefix, d in _DIALECTS.items() if path.startswith(prefix)), "none")
+    if path in VLLM_PATHS:
+        dialect = "openai"
     return _CLASSES.get(path) or (dialect if dialect in {"hearth", "registry"} else OTHER), dialect
 
 
@@ -61,7 +66,7 @@ def note_failure(metrics: Metrics, error: BaseException) -> None:
 
 
 def note_embeddings(metrics: Metrics, typed: str, prompt_tokens: int) -> None:
-    """Count an embedding job that ended."""
+    """Count a job that ended and generated nothing: embeddings, scores."""
     metrics.prompt_tokens.add(prompt_tokens, _label(metrics, typed))
 
 

@@ -19,6 +19,8 @@ from engine import errors as engine_errors
 from engine.errors import EngineError
 
 ANTHROPIC_VERSION = "anthropic-version"  # a header of every request of Anthropic's clients
+# What vLLM's server has beside /v1, in OpenAI's dialect.
+VLLM_PATHS = frozenset({"/rerank", "/v2/rerank", "/score", "/tokenize", "/detokenize"})
 
 
 class FieldError(BadRequestError):
@@ -89,6 +91,8 @@ class Dialect(Enum):
     @classmethod
     def of(cls, path: str, headers: Container[str] = ()) -> "Dialect":
         """By the path; the list of models has one in two dialects, told apart by a header."""
+        if path in VLLM_PATHS:
+            return cls.OPENAI
         if not (path == "/v1" or path.startswith("/v1/")):
             return cls.OLLAMA
         first = path.split("/")[2:3]

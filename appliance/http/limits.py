@@ -20,6 +20,8 @@ COMPUTES = frozenset(
         *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
         *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
         *("/v1/messages", "/v1/messages/count_tokens"),
+        *("/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score"),
+        *("/tokenize", "/detokenize"),
     }
 )
 _FREE = frozenset(

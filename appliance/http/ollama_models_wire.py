@@ -143,6 +143,7 @@ def expiry(at: datetime | None) -> str:
 def show_answer(stored: StoredModel, body: ShowBody, trust: str) -> dict[str, Any]:
     """/api/show, and our own field `trust`. Reads the model's layers and header."""
     header = stored.complete_header() if body.verbose else stored.header()
+    eye = stored.eye_header()
     answer = {
         "license": "\n".join(stored.licenses),
         "modelfile": modelfile_text(stored),
@@ -159,6 +160,7 @@ def show_answer(stored: StoredModel, body: ShowBody, trust: str) -> dict[str, An
         "template": answer["template"],
         "details": stored.details,
         "model_info": model_info(header, verbose=body.verbose),
+        **({"projector_info": model_info(eye, verbose=False)} if eye else {}),
         "capabilities": stored.capabilities(),
         "modified_at": stored.modified_at.isoformat(),
         "trust": trust,

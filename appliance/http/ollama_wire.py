@@ -20,6 +20,7 @@ from appliance.http.fields import (
     options_of,
     token_ids_of,
 )
+from appliance.http.image_places import places_by_mark, places_by_number
 from appliance.http.tools_wire import (
     MAX_IMAGES,
     calls_of,
@@ -107,14 +108,18 @@ class GenerateRequest(_Common, kw_only=True):
         work = None
         check_count("images", len(self.images), MAX_IMAGES)
         if self.prompt:
+            images = images_of(self.images, "images")
+            place = places_by_number if self.raw else places_by_mark
+            prompt, places = place(self.prompt, len(images))
             work = Completion(
-                prompt=self.prompt,
+                prompt=prompt,
                 raw=self.raw,
                 system=self.system or None,
                 template=self.template or None,
                 context=token_ids_of("context", self.context),
                 suffix=self.suffix,
-                images=images_of(self.images, "images"),
+                images=images,
+                image_places=places,
             )
         return self.job(work, share)
 
@@ -132,14 +137,17 @@ class ChatMessage(msgspec.Struct, kw_only=True):
 
     def to_message(self, place: str) -> Message:
         """`place` names the message for errors; raises BadRequestError."""
+        images = images_of(self.images, f"{place}.images")
+        content, places = places_by_mark(self.content or "", len(images))
         return Message(
             self.role.lower(),
-            self.content or "",
+            content,
             thinking=self.thinking or "",
             tool_calls=calls_of(self.tool_calls, place),
             tool_name=self.tool_name or "",
             tool_call_id=self.tool_call_id or "",
-            images=images_of(self.images, f"{place}.images"),
+            images=images,
+            image_places=places,
         )
 
 

@@ -16,10 +16,11 @@ from appliance.http import openai_wire as wire
 from appliance.http.access import may_see, require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.choices import Item, run_choices
-from appliance.http.context import CALLER, LIBRARY, SETTINGS
+from appliance.http.context import CALLER, LIBRARY, MODELS, SETTINGS
 from appliance.http.errors import Dialect
 from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
+from appliance.http.openai_models import Entries
 from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
 from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
 from appliance.library.names import ModelName
@@ -35,7 +36,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.render_only:
         folded = await fold(run_job(request, jobs[0]))
         writer = answers.Writer(shape, body.model, usage_in_chunks=False)
-        return _json(
+        return json_response(
             writer.rendered(shape.choice(0, folded, has_logprobs=False), folded.rendered or "")
         )
     keep = None if body.parallel_tool_calls else answers.without_further_calls
@@ -48,7 +49,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     refuse_fields(fields, REFUSED_IN_COMPLETIONS)
     body = to_struct(fields, wire.CompletionRequest)
     jobs = body.to_jobs(share_of(request))
-    shape = answers.TextShape(top=body.logprobs or 0, echoes=body.echoes(jobs))
+    shape = answers.TextShape(top=body.logprobs or 0)
     return await _answer(request, body, jobs, shape)
 
 
@@ -57,19 +58,19 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     body = to_struct(await read_object(request), wire.EmbeddingsRequest)
     found = await embeddings_of(request, body.to_embed(share_of(request)))
     as_base64 = body.encoding_format == "base64"
-    return _json(answers.embeddings_answer(found, body.model, as_base64=as_base64))
+    return json_response(answers.embeddings_answer(found, body.model, as_base64=as_base64))
 
 
 async def models(request: web.Request) -> web.StreamResponse:
     """GET /v1/models, also for Anthropic's clients, which send a header of their own."""
     if _is_anthropic(request):
         return await anthropic.models(request)
-    library, caller = request.app[LIBRARY], request[CALLER]
+    library, caller, describe = request.app[LIBRARY], request[CALLER], Entries(request.app[MODELS])
 
     def entries() -> list[dict[str, Any]]:
-        return [answers.model_entry(m) for m in library.list() if may_see(caller, m.name)]
+        return [describe.entry(m) for m in library.list() if may_see(caller, m.name)]
 
-    return _json({"object": "list", "data": await asyncio.to_thread(entries)})
+    return json_response({"object": "list", "data": await asyncio.to_thread(entries)})
 
 
 async def model(request: web.Request) -> web.StreamResponse:
@@ -83,7 +84,7 @@ async def model(request: web.Request) -> web.StreamResponse:
         raise unknown_model(typed) from error
     if _is_anthropic(request):
         return anthropic.model(stored)
-    return _json(answers.model_entry(stored))
+    return json_response(await asyncio.to_thread(Entries(request.app[MODELS]).entry, stored))
 
 
 async def _answer(
@@ -108,7 +109,7 @@ async def _answer(
         usage.add(found.done, is_new_prompt=index % body.n == 0)
         choice = shape.choice(index, found, has_logprobs=job.logprobs is not None)
         choices.append(choice | {"finish_reason": answers.finish_of(found.done)})
-    return _json(writer.whole(choices, usage))
+    return json_response(writer.whole(choices, usage))
 
 
 async def _kept(
@@ -153,6 +154,7 @@ def _is_anthropic(request: web.Request) -> bool:
     return Dialect.of(request.path, request.headers) is Dialect.ANTHROPIC
 
 
-def _json(body: object) -> web.Response:
+def json_response(body: object) -> web.Response:
+    """A whole answer of this dialect."""
     headers = {"Content-Type": "application/json"}
     return web.Response(headers=headers, body=msgspec.json.encode(body))

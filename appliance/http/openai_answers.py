@@ -1,8 +1,9 @@
-"""OpenAI's answers: completions, chunks, logprobs, usage, embeddings, models.
+"""OpenAI's answers: completions, chunks, logprobs, usage, embeddings.
 
 Source: OpenAI API reference. Pure: from events and vectors to dictionaries.
 """
 
+import math
 import secrets
 import struct
 import time
@@ -16,6 +17,7 @@ from appliance.chat.events import (
     CallDone,
     CallStarted,
     Done,
+    Echoed,
     Embeddings,
     Event,
     Text,
@@ -24,7 +26,6 @@ from appliance.chat.events import (
 )
 from appliance.http.streams import Folded
 from appliance.http.tools_wire import arguments_text
-from appliance.library.stored import StoredModel
 from engine.api import TokenLogprob
 
 FINGERPRINT = "fp_hearth"
@@ -130,27 +131,32 @@ class ChatShape:
 
 @dataclass(slots=True)
 class TextShape:
-    """completions. `echoes` are the texts that choices begin with, by index; none, or one each.
-    Keeps how much text each choice has, for `text_offset`."""
+    """completions. Keeps how much text each choice has, for `text_offset`."""
 
     top: int = 0
-    echoes: Sequence[str] = ()
     id_prefix: str = "cmpl-"
     whole: str = "text_completion"
     piece: str = "text_completion"
     _offsets: dict[int, int] = field(default_factory=dict)
 
     def choice(self, index: int, found: Folded, *, has_logprobs: bool) -> dict[str, Any]:
-        text = self.echoes[index] + found.text if self.echoes else found.text
-        logprobs = self._logprobs(index, found.logprobs) if has_logprobs else None
+        text = found.text
+        logprobs = None
+        if found.echoed is not None:
+            text = found.echoed.text + text
+            if has_logprobs:
+                logprobs = self._echoed(index, found.echoed)
+        if has_logprobs:
+            logprobs = _merged(logprobs, self._logprobs(index, found.logprobs))
         return {"index": index, "text": text, "logprobs": logprobs}
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        if not self.echoes:
-            return None
-        return {"index": index, "text": self.echoes[index], "logprobs": None}
+        return None
 
     def delta(self, index: int, event: Event, *, has_logprobs: bool) -> dict[str, Any] | None:
+        if isinstance(event, Echoed):
+            echoed = self._echoed(index, event) if has_logprobs else None
+            return {"index": index, "text": event.text, "logprobs": echoed}
         if not isinstance(event, Text):
             return None
         logprobs = self._logprobs(index, event.logprobs) if has_logprobs else None
@@ -160,22 +166,60 @@ class TextShape:
         return {"index": index, "text": "", "logprobs": None}
 
     def _logprobs(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any]:
-        tokens = [entry.piece.decode(errors="replace") for entry in found]
         offsets = []
-        for token in tokens:
+        for entry in found:
             offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(token)
+            self._offsets[index] = offsets[-1] + len(entry.piece.decode(errors="replace"))
+        return self._lists(found, offsets)
+
+    def _echoed(self, index: int, event: Echoed) -> dict[str, Any]:
+        self._offsets[index] = len(event.text)
+        return self._lists(event.logprobs, prompt_offsets(event))
+
+    def _lists(self, found: Sequence[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
+        """The first token of a prompt has null for its value and for its alternatives."""
+        tops = [
+            {piece.decode(errors="replace"): logprob for _, piece, logprob in entry.top}
+            if not math.isnan(entry.logprob)
+            else None
+            for entry in found
+        ]
         return {
-            "tokens": tokens,
-            "token_logprobs": [entry.logprob for entry in found],
-            "top_logprobs": [
-                {piece.decode(errors="replace"): logprob for _, piece, logprob in entry.top}
-                for entry in found
-            ]
-            if self.top
-            else None,
+            "tokens": [entry.piece.decode(errors="replace") for entry in found],
+            "token_logprobs": [
+                None if math.isnan(entry.logprob) else entry.logprob for entry in found
+            ],
+            "top_logprobs": tops if self.top else None,
             "text_offset": offsets,
         }
+
+
+def prompt_offsets(echoed: Echoed) -> list[int]:
+    """Where in the text of the prompt, in characters, each of its tokens begins.
+
+    A token that is not in the text has no width there: one that the model wants in front, or the
+    blank that some vocabularies put before the first word.
+    """
+    data, at = echoed.text.encode(), 0
+    starts, chars = [], 0
+    for entry in echoed.logprobs:
+        starts.append(chars)
+        begin = at
+        if data.startswith(entry.piece, at):
+            at += len(entry.piece)
+        elif data.startswith(entry.piece.lstrip(b" "), at):
+            at += len(entry.piece.lstrip(b" "))
+        chars += sum(byte & 0xC0 != 0x80 for byte in data[begin:at])  # UTF-8: characters begun
+    return starts
+
+
+def _merged(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
+    """The lists of the prompt and those of the answer, as one."""
+    if first is None:
+        return second
+    return {
+        name: None if values is None else [*values, *second[name]] for name, values in first.items()
+    }
 
 
 class Writer:
@@ -241,16 +285,6 @@ def embeddings_answer(found: Embeddings, model: str, *, as_base64: bool) -> dict
         ],
         "model": model,
         "usage": {"prompt_tokens": found.prompt_tokens, "total_tokens": found.prompt_tokens},
-    }
-
-
-def model_entry(stored: StoredModel) -> dict[str, Any]:
-    """One installed model."""
-    return {
-        "id": stored.name.short,
-        "object": "model",
-        "created": int(stored.modified_at.timestamp()),
-        "owned_by": stored.name.namespace,
     }
 
 

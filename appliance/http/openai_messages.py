@@ -13,9 +13,10 @@ import msgspec
 from appliance.chat.events import Message
 from appliance.http.errors import FieldError
 from appliance.http.fields import check_count
+from appliance.http.image_places import Parts
 from appliance.http.tools_wire import MAX_IMAGES, calls_of, images_of, named_results
 
-_DATA_URL = re.compile(r"data:(?:image/(?:jpeg|jpg|png|webp))?;base64,", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:(?:image/(?:jpe?g|png|gif|bmp|webp))?;base64,", re.IGNORECASE)
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):
@@ -39,7 +40,7 @@ class ChatMessage(msgspec.Struct, kw_only=True):
             raise FieldError("messages", f"{place}.function_call is not supported; send tool_calls")
         if self.audio is not None:
             raise FieldError("messages", "messages with audio are not supported")
-        text, images = self._content(place)
+        text, images, places = self._content(place)
         return Message(
             "system" if role == "developer" else role,
             text,
@@ -48,24 +49,26 @@ class ChatMessage(msgspec.Struct, kw_only=True):
             tool_name=(self.name or "") if role == "tool" else "",
             tool_call_id=self.tool_call_id or "",
             images=images,
+            image_places=places,
         )
 
-    def _content(self, place: str) -> tuple[str, tuple[bytes, ...]]:
-        """The text parts, one per line, and the images among them."""
+    def _content(self, place: str) -> tuple[str, tuple[bytes, ...], tuple[int, ...]]:
+        """The text parts, one per line, the images among them, and their places."""
         if isinstance(self.content, str):
-            return self.content, ()
+            return self.content, (), ()
         if self.content is None:
             if self.tool_calls or self.role.lower() == "tool":
-                return "", ()
+                return "", (), ()
             raise FieldError("messages", f"invalid message format: {place}.content is missing")
-        texts, images = [], []
+        parts = Parts("\n")
         for number, part in enumerate(self.content):
             kind = part.get("type") if isinstance(part, dict) else None
             if kind in ("image_url", "input_image"):
-                images.append(_image(part.get("image_url")))
+                (image,) = images_of([_image(part.get("image_url"))], f"{place}.content")
+                parts.add_image(image)
             else:
-                texts.append(_text(part, kind, f"{place}.content[{number}]"))
-        return "\n".join(texts), images_of(images, f"{place}.content")
+                parts.add_text(_text(part, kind, f"{place}.content[{number}]"))
+        return parts.content, parts.images, parts.places
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
@@ -98,6 +101,6 @@ def _image(value: Any) -> str:
     if (found := _DATA_URL.match(url)) is None:
         raise FieldError(
             "messages",
-            "an image must be a data: URL in base64 of type image/jpeg, image/png or image/webp",
+            "an image must be a data: URL in base64 of type image/jpeg, image/png or image/gif",
         )
     return url[found.end() :]

@@ -241,26 +241,31 @@ class CompletionRequest(_Common, kw_only=True):
             raise FieldError(
                 "logprobs", f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {self.logprobs}"
             )
-        if self.echo and self.logprobs is not None:
+        if self.echo and self.logprobs is not None and self.suffix:
             raise RefusedFieldError(
-                "echo", "'echo' with 'logprobs' is not supported in this release; send one of them"
+                "echo",
+                "'echo' with 'logprobs' is not supported with 'suffix', where the model reads"
+                " another text than the prompt; leave one of them out",
             )
         prompts = _texts_or_ids("prompt", self.prompt)
-        if (self.echo or self.suffix) and not all(isinstance(prompt, str) for prompt in prompts):
-            raise FieldError("prompt", "'echo' and 'suffix' need prompts of text, not of token ids")
+        if self.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+            raise FieldError("prompt", "'suffix' needs prompts of text, not of token ids")
         check_count("prompt", len(prompts), MAX_PROMPTS)
         jobs = []
         for prompt in prompts:
-            job = replace(self.job(self._work(prompt), share), logprobs=self.logprobs)
+            job = replace(
+                self.job(self._work(prompt), share),
+                logprobs=self.logprobs,
+                echo=self.echo,
+                prompt_only=self.max_tokens == 0,
+            )
             jobs += _choices(job, self.n)
         check_count("choices", len(jobs), MAX_CHOICES)
         return jobs
 
-    def echoes(self, jobs: Sequence[JobRequest]) -> list[str]:
-        """What the choices of `jobs` begin with: nothing unless `echo` asks for the prompt."""
-        if not self.echo:
-            return []
-        return [job.work.prompt for job in jobs if isinstance(job.work, Completion)]
+    def token_limit(self) -> int | None:
+        """0, which generates nothing, is for those who want to know about the prompt."""
+        return None if self.max_tokens == 0 else super().token_limit()
 
     def _work(self, prompt: str | tuple[int, ...]) -> Completion:
         if not isinstance(prompt, str):

@@ -19,6 +19,7 @@ from aiohttp import web
 from appliance.chat.events import (
     CallDone,
     Done,
+    Echoed,
     Event,
     JobRequest,
     Rendered,
@@ -129,6 +130,7 @@ class Folded:
     """A job's events as one answer; in the end exactly one of `done` and `rendered` is set."""
 
     text: str = ""
+    echoed: Echoed | None = None
     thinking: str = ""
     calls: list[tuple[int, ToolCall]] = field(default_factory=list)  # with their indices
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of the text alone
@@ -148,6 +150,8 @@ class Folded:
             case Thinking():
                 self._thoughts.append(event.text)
                 self.thinking_logprobs.extend(event.logprobs)
+            case Echoed():
+                self.echoed = event
             case CallDone():
                 self.calls.append((event.index, event.call))
             case Rendered():

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, groupby
 
 from appliance.chat.events import Message
+from appliance.http.image_places import joined_content
 
 JOINT = "\n"  # between texts of one turn
 
@@ -22,10 +23,14 @@ def joined(messages: Iterable[Message], roles: Collection[str]) -> list[Message]
 def _one(group: Sequence[Message]) -> Message:
     if len(group) == 1:
         return group[0]
+    content, places = joined_content(
+        [(message.content, len(message.images), message.image_places) for message in group], JOINT
+    )
     return Message(
         group[0].role,
-        JOINT.join(message.content for message in group if message.content),
+        content,
         thinking=JOINT.join(message.thinking for message in group if message.thinking),
         tool_calls=tuple(chain.from_iterable(message.tool_calls for message in group)),
         images=tuple(chain.from_iterable(message.images for message in group)),
+        image_places=places,
     )

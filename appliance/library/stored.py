@@ -104,6 +104,22 @@ class StoredModel:
     def projector_paths(self) -> tuple[Path, ...]:
         return self._paths(PROJECTOR_TYPE)
 
+    @property
+    def eye(self) -> Digest | None:
+        """The projector with an image encoder, if there is one; raises as `header` does."""
+        digests = (layer.digest for layer in self.manifest.of_type(PROJECTOR_TYPE))
+        return next((digest for digest in digests if self._library.header(digest).is_eye), None)
+
+    @property
+    def eye_path(self) -> Path | None:
+        digest = self.eye
+        return self._library.blobs.path(digest) if digest else None
+
+    def eye_header(self) -> Header | None:
+        """Of the projector with an image encoder; raises as `header` does."""
+        digest = self.eye
+        return self._library.header(digest) if digest else None
+
     def header(self) -> Header:
         """The weights' GGUF header, validated; raises LibraryError or ModelFormatError, and what
         the library's guard raises for a model that must not be read."""
@@ -149,7 +165,7 @@ class StoredModel:
         return capabilities.of_model(
             header,
             go_template=self.template,
-            has_projector=bool(self.projector_paths),
+            sees=self.eye is not None,
             declared=self.config.capabilities,
         )
 

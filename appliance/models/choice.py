@@ -21,6 +21,9 @@ from engine.gguf import Header
 EngineName = Literal["llama", "paged", "echo"]
 
 
+_BLIND = "it does not see the images that the model could"
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What this machine offers to engines."""
@@ -61,7 +64,13 @@ def wishes_of(settings: Settings) -> Mapping[ModelName, str]:
 
 
 def choose_engine(
-    name: ModelName, header: Header, settings: Settings, machine: Machine, *, has_adapters: bool
+    name: ModelName,
+    header: Header,
+    settings: Settings,
+    machine: Machine,
+    *,
+    has_adapters: bool,
+    sees: bool = False,
 ) -> Choice:
     """The engine for a GGUF bundle on this machine. Raises ConfigError as `wishes_of` does."""
     setting, wish = "engine", settings.engine
@@ -69,10 +78,14 @@ def choose_engine(
         setting, wish = "model_engines", own
     asked = f"{setting} says {wish} for {name.short} ({settings.origins[setting]})"
     if wish == "echo":
-        return Choice("echo", (asked, "echo opens no model: it says the prompt back"))
+        blind = (_BLIND,) if sees else ()
+        return Choice("echo", (asked, "echo opens no model: it says the prompt back", *blind))
     if wish == "llama":
-        return Choice("llama", (asked, "llama.cpp runs every supported GGUF on the CPU"))
+        eyes = ("its projector lets it see images",) if sees else ()
+        return Choice("llama", (asked, "llama.cpp runs every supported GGUF on the CPU", *eyes))
     obstacle = "it has adapters, which the paged engine does not apply" if has_adapters else ""
+    if sees:
+        obstacle = obstacle or "it sees images through a projector, which only llama.cpp runs"
     obstacle = obstacle or paged_obstacle(header)
     return (
         _by_wish(asked, obstacle, machine) if wish == "paged" else _auto(asked, obstacle, machine)

@@ -220,6 +220,12 @@ class Models:
             refusal=str(refusal) if refusal else "",
         )
 
+    def served_as(self, stored: StoredModel, options: Mapping[str, Any]) -> tuple[str, int]:
+        """The engine that would run the model, and its context length in tokens. Reads the disk, so
+        it runs in a thread; raises as `header` does."""
+        choice, spec, _ = self._prepare(stored, options)
+        return choice.engine, spec.context_length
+
     async def unload(self, name: ModelName) -> None:
         """Free the model's memory: at once if idle, else when its running requests have ended."""
         resident = self._residents.get(name)
@@ -330,10 +336,15 @@ class Models:
             self._machine = read_machine()
         adapted = bool(stored.adapter_paths)
         choice = choose_engine(
-            stored.name, header, self._settings, self._machine, has_adapters=adapted
+            stored.name,
+            header,
+            self._settings,
+            self._machine,
+            has_adapters=adapted,
+            sees=(eye := stored.eye_header()) is not None,
         )
         spec = load_spec(stored, header, options, self._settings, choice.engine)
-        return choice, spec, memory_need(spec, header, choice.gpu)
+        return choice, spec, memory_need(spec, header, choice.gpu, eye)
 
     async def _make_room(self, name: ModelName, need: Need) -> Need:
         """Unload what must go; returns the need that there is room for now."""

@@ -11,6 +11,7 @@ from appliance.hardware import Memory
 
 MIB = 1024 * 1024
 MAX_PHYSICAL_BATCH = 512  # tokens that llama.cpp computes at once, however large the batch
+PICTURE_BYTES = 72 * MIB  # a picture of 12 megapixels while it is decoded
 OVERHEAD_BYTES = 96 * MIB  # the worker's interpreter, libraries and small buffers
 
 
@@ -58,6 +59,16 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class EyeShape:
+    """What the arithmetic needs to know of an image encoder, from its GGUF header."""
+
+    file_bytes: int
+    patches: int  # that an image is cut into
+    embedding_length: int
+    feed_forward_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Occupant:
     """A loaded model as the planner sees it."""
 
@@ -95,6 +106,19 @@ def need_of(shape: Shape, context_length: int, batch_size: int) -> Need:
         weight_bytes=shape.file_bytes,
         kv_bytes=shape.kv_bytes_per_token * context_length,
         compute_bytes=activations + batch * context_length * 2 + shape.vocab_size * 4,
+    )
+
+
+def with_eye(need: Need, eye: EyeShape) -> Need:
+    """The same with an image encoder beside the model.
+
+    Computing takes float32 activations of all patches, and decoding a picture its pixels twice.
+    """
+    activations = eye.patches * (2 * eye.feed_forward_length + 6 * eye.embedding_length) * 4
+    return replace(
+        need,
+        weight_bytes=need.weight_bytes + eye.file_bytes,
+        compute_bytes=need.compute_bytes + activations + PICTURE_BYTES,
     )
 
 

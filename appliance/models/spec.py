@@ -13,7 +13,7 @@ from appliance.config import Settings
 from appliance.hardware import Gpu
 from appliance.library.stored import StoredModel
 from appliance.models.choice import EngineName
-from appliance.models.planner import MIB, Need, Shape, need_of
+from appliance.models.planner import MIB, EyeShape, Need, Shape, need_of, with_eye
 from engine.abilities import paged_need
 from engine.api import LoadSpec
 from engine.gguf import Header
@@ -39,6 +39,7 @@ def load_spec(
         engine=engine,
         model_path=str(stored.model_path),
         adapters=[(str(path), 1.0) for path in stored.adapter_paths],
+        projector_path=str(stored.eye_path or ""),
         context_length=context_length,
         batch_size=min(context_length, batch_size),
         threads=_clamp(options.get("num_thread"), 1, 1024, settings.threads),
@@ -46,13 +47,16 @@ def load_spec(
         main_gpu=int(options.get("main_gpu", 0)),
         use_mmap=options.get("use_mmap"),
         embedding=header.is_embedding,
+        ranking=header.is_reranker,
     )
 
 
-def memory_need(spec: LoadSpec, header: Header, gpu: Gpu | None = None) -> Need:
+def memory_need(
+    spec: LoadSpec, header: Header, gpu: Gpu | None = None, eye: Header | None = None
+) -> Need:
     """What loading `spec` will take; the echo engine opens no file and needs none of it.
 
-    `gpu` is where it will compute; None: on the CPU.
+    `gpu` is where it will compute; None: on the CPU. `eye` is the header of the projector.
     """
     if spec.engine == "echo":
         return Need(weight_bytes=0, kv_bytes=0, compute_bytes=0)
@@ -65,7 +69,8 @@ def memory_need(spec: LoadSpec, header: Header, gpu: Gpu | None = None) -> Need:
         feed_forward_length=header.feed_forward_length or 0,
         vocab_size=header.vocab_size or 0,
     )
-    return need_of(shape, spec.context_length, spec.batch_size)
+    need = need_of(shape, spec.context_length, spec.batch_size)
+    return need if eye is None else with_eye(need, _eye_shape(eye))
 
 
 def with_budget(spec: LoadSpec, need: Need) -> LoadSpec:
@@ -76,6 +81,16 @@ def with_budget(spec: LoadSpec, need: Need) -> LoadSpec:
     """
     is_ours = need.least_kv_bytes is not None and not need.is_on_gpu
     return msgspec.structs.replace(spec, kv_bytes=need.kv_bytes) if is_ours else spec
+
+
+def _eye_shape(eye: Header) -> EyeShape:
+    patch = max(1, eye.integer("vision.patch_size"))
+    return EyeShape(
+        file_bytes=eye.file_size,
+        patches=(eye.integer("vision.image_size") // patch) ** 2,
+        embedding_length=eye.integer("vision.embedding_length"),
+        feed_forward_length=eye.integer("vision.feed_forward_length"),
+    )
 
 
 def _paged_need(spec: LoadSpec, header: Header, gpu: Gpu | None) -> Need:

@@ -44,6 +44,13 @@ _ENCODER_ARCHITECTURES = frozenset(
 )
 
 
+_CLASSIFIER = ("cls.output.weight", "cls.weight")
+_INFILL = tuple(  # newer names and older ones (GGUF specification; llama.cpp, llama-vocab.cpp)
+    (f"tokenizer.ggml.fim_{short}_token_id", f"tokenizer.ggml.{long}_token_id")
+    for short, long in (("pre", "prefix"), ("suf", "suffix"), ("mid", "middle"))
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor. `shape` is in ggml's order: the first dimension is contiguous."""
@@ -124,9 +131,30 @@ class Header:
         return self.integer("vision.block_count") > 0 and self.block_count == 0
 
     @property
+    def is_eye(self) -> bool:
+        """A projector with an image encoder, of the kind that llama.cpp runs."""
+        return self.architecture == "clip" and self.metadata.get("clip.has_vision_encoder") is True
+
+    @property
     def is_embedding(self) -> bool:
-        """Made to embed: it states how to pool, or it is an encoder."""
-        return self.pooling_type is not None or self.architecture in _ENCODER_ARCHITECTURES
+        """Made to embed or to score: it states how to pool, is an encoder, or a classifier."""
+        if self.pooling_type is not None or self.is_reranker:
+            return True
+        return self.architecture in _ENCODER_ARCHITECTURES
+
+    @property
+    def is_reranker(self) -> bool:
+        """Made to score a document for a query: it has a classifier. Files of cross-encoders need
+        not state how to pool, but those of other kinds of models have no such tensors."""
+        return any(self.tensor(name) is not None for name in _CLASSIFIER)
+
+    @property
+    def has_infill(self) -> bool:
+        """Whether it names the tokens that open prefix, suffix and middle of a text to fill in."""
+        named = [
+            {key for key in keys if isinstance(self.metadata.get(key), int)} for keys in _INFILL
+        ]
+        return all(named)
 
     @property
     def quantization_level(self) -> str:

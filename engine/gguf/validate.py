@@ -8,6 +8,7 @@ engine does. Checks cite what they prevent in llama.cpp's sources.
 from pathlib import Path
 
 from engine.errors import ModelFormatError
+from engine.gguf.clip import check_projector
 from engine.gguf.header import TOKENS, ArrayInfo, Header
 from engine.gguf.reader import LIMITS, Limits, read_header
 from engine.gguf.types import ValueType
@@ -72,7 +73,9 @@ def validate(path: Path, limits: Limits = LIMITS) -> Header:
         raise ModelFormatError("the file holds no tensors: it is a vocabulary, not a model")
     if header.is_adapter:
         _check_adapter(header)
-    elif not header.is_projector:
+    elif header.is_projector:
+        check_projector(header)
+    else:
         _check_shape(header)
         _check_heads(header)
         _check_experts(header)

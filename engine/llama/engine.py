@@ -7,7 +7,10 @@ returned and samples the next, and nothing is computed after the last one.
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from engine.api import (
     Engine,
@@ -17,21 +20,28 @@ from engine.api import (
     LoadSpec,
     Poll,
     Pooling,
+    Scoring,
     SequenceStep,
 )
 from engine.errors import EngineBusyError, EngineError, EngineRequestError, ModelFormatError
 from engine.llama.embed import Embedder
 from engine.llama.generation import Generation
 from engine.llama.grammar import compile_constraint
+from engine.llama.interruption import Interruption
 from engine.llama.logprobs import MAX_TOP
 from engine.llama.model import MAX_BATCH, LoadedModel
 from engine.llama.native import lib
+from engine.llama.pooled import PIECE_WITH_OUTPUTS
+from engine.llama.rank import Ranker
 from engine.llama.sampler import Sampler
-from engine.llama.session import Interruption, Session
+from engine.llama.session import PHYSICAL_BATCH, Session
 from engine.llama.threads import board_threads
+from engine.pictures import PictureSize, read_size
 from engine.prompt import fit_prompt
 
-_UBATCH = 512  # llama.cpp's own choice for the physical batch
+if TYPE_CHECKING:
+    from engine.llama.eyes import Eyes
+
 _COUNTERS = (
     "requests",
     "aborted",
@@ -40,7 +50,17 @@ _COUNTERS = (
     "cached_tokens",
     "output_tokens",
     "embed_tokens",
+    "score_tokens",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image of a request."""
+
+    key: int  # negative: what stands for it among the tokens
+    data: bytes
+    tokens: int
 
 
 def load(spec: LoadSpec, poll: Poll) -> Engine:
@@ -55,7 +75,7 @@ def load(spec: LoadSpec, poll: Poll) -> Engine:
 
 
 class LlamaEngine:
-    """One model, one generating sequence, and embeddings on the side."""
+    """One model, one generating sequence, and embeddings and scores on the side."""
 
     def __init__(self, model: LoadedModel, poll: Poll, started_ns: int) -> None:
         """Takes over `model` when it succeeds. Loading began at `started_ns`."""
@@ -66,11 +86,17 @@ class LlamaEngine:
         self._ended: list[SequenceStep] = []  # last steps of sequences that made room for another
         self._interruption = Interruption(poll, self._must_stop)
         self._context_length = model.context_length(model.spec.context_length)
+        self._eyes: Eyes | None = None
         self._session: Session | None = None
         self._embedder: Embedder | None = None
-        if model.spec.embedding:
+        self._ranker: Ranker | None = None
+        if model.spec.ranking:
+            self._ranker = Ranker(model, poll, self._context_length)
+        elif model.spec.embedding:
             self._embedder = Embedder(model, poll, self._context_length)
         else:
+            if model.spec.projector_path:
+                self._eyes = _open_eyes(model, self._interruption)
             self._session = self._open_session()
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._info = self._describe(time.monotonic_ns() - started_ns)
@@ -87,18 +113,29 @@ class LlamaEngine:
         session = self._session
         if session is None:
             raise EngineRequestError("the model is loaded for embeddings; load it for generation")
-        if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP:
-            raise EngineRequestError(f"logprobs is {request.logprobs}; allowed are 0 to {MAX_TOP}")
+        for asked in (request.logprobs, request.prompt_logprobs):
+            if asked is not None and not 0 <= asked <= MAX_TOP:
+                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
         if request.constraint is not None and request.ignore_eos:
             raise EngineRequestError("ignore_eos and a constraint exclude each other; drop one")
+        seen = self._see(request)
         prompt = fit_prompt(
-            self._prompt_tokens(request),
+            self._prompt_tokens(request, seen),
             context_length=self._context_length,
             trained_context=self._model.trained_context,
             num_keep=request.num_keep + (self._vocab.adds_bos and request.num_keep >= 0),
             max_tokens=request.max_tokens,
-            truncate=request.truncate,
+            # neither an image nor a prompt that is asked about can be cut
+            truncate=request.truncate and not seen and request.prompt_logprobs is None,
         )
+        if prompt.tokens[-1] < 0:
+            raise EngineRequestError("the prompt ends with an image; text must follow it")
+        if request.prompt_logprobs is not None and seen:
+            raise EngineRequestError(
+                "log-probabilities of a prompt with images are not told; leave out one of them"
+            )
+        if request.prompt_logprobs is not None and session.max_outputs == 1:
+            session = self._widen_session(session)
         grammar = None
         if request.constraint is not None:
             grammar = compile_constraint(request.constraint, self._vocab, self._model.log)
@@ -106,10 +143,11 @@ class LlamaEngine:
             request.sampling,
             self._vocab,
             window=self._context_length,
-            prompt=prompt.tokens,
+            prompt=[token for token in prompt.tokens if token >= 0],
             grammar=grammar,
         )
-        self._running = Generation(request, prompt, sampler, session, self._vocab)
+        images = {picture.key: picture.data for picture in seen}
+        self._running = Generation(request, prompt, images, sampler, session, self._vocab)
 
     def abort(self, request_id: int) -> None:
         """End a request at its next step, or in the middle of its prompt; others are ignored."""
@@ -138,12 +176,36 @@ class LlamaEngine:
     def embed(
         self, inputs: Sequence[str | list[int]], *, pooling: Pooling, truncate: bool
     ) -> tuple[list[list[float]], int]:
-        """One vector per input; a generating model gets a context for it at the first call."""
+        """One vector per input; a model built for something else gets a context for it at the
+        first call."""
         if self._embedder is None:
             self._embedder = Embedder(self._model, self._poll, self._context_length)
         vectors, tokens = self._embedder.embed(inputs, pooling, truncate=truncate)
         self._counters["embed_tokens"] += tokens
         return vectors, tokens
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int,
+        truncate: bool,
+    ) -> tuple[list[float], int]:
+        """By the classifier of a reranker, else by the vectors of an embedding model."""
+        if self._ranker is not None:
+            run = self._ranker.score
+        elif self._session is None and self._embedder is not None:
+            run = self._embedder.cosines
+        else:
+            raise EngineRequestError(
+                "the model generates text and cannot score; use a reranker or an embedding model"
+            )
+        scores, tokens = run(
+            queries, documents, max_document_tokens=max_document_tokens, truncate=truncate
+        )
+        self._counters["score_tokens"] += tokens
+        return scores, tokens
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`."""
@@ -152,6 +214,12 @@ class LlamaEngine:
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that the tokens stand for, special tokens as their text."""
         return self._vocab.detokenize(token_ids)
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many tokens images of these sizes take; raises EngineRequestError without eyes."""
+        if self._eyes is None:
+            raise _no_eyes()
+        return [self._eyes.extent(PictureSize(*size)).tokens for size in sizes]
 
     def stats(self) -> dict[str, Any]:
         """Counters since loading, and the tokens that are in the KV cache now."""
@@ -167,19 +235,39 @@ class LlamaEngine:
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._eyes is not None:
+            self._eyes.close()
+            self._eyes = None
         if self._embedder is not None:
             self._embedder.close()
             self._embedder = None
+        if self._ranker is not None:
+            self._ranker.close()
+            self._ranker = None
         self._model.close()
 
-    def _open_session(self) -> Session:
+    def _widen_session(self, session: Session) -> Session:
+        """A session that gives the logits of many tokens at once, instead of `session`, whose KV
+        is lost. It stays: who asks for log-probabilities of a prompt asks for more of them."""
+        session.close()
+        self._session = None
+        try:
+            self._session = self._open_session(PIECE_WITH_OUTPUTS)
+        except EngineError:
+            self._session = self._open_session()
+            raise
+        return self._session
+
+    def _open_session(self, max_outputs: int = 1) -> Session:
+        """max_outputs  tokens whose logits a batch can give; with 150,000 tokens of vocabulary one
+        for each of 512 would take 300 MB"""
         model = self._model
         batch = max(1, min(model.spec.batch_size, self._context_length, MAX_BATCH))
         context = model.open_context(
             n_ctx=self._context_length,
             n_batch=batch,
-            n_ubatch=min(batch, _UBATCH),
-            n_outputs_max=1,  # logits of one token: with 150,000 tokens of vocabulary 300 MB less
+            n_ubatch=min(batch, PHYSICAL_BATCH),
+            n_outputs_max=max_outputs,
         )
         if not lib.llama_get_memory(context.handle):
             context.close()
@@ -191,16 +279,18 @@ class LlamaEngine:
             vocab_size=self._vocab.size,
             context_length=self._context_length,
             batch_size=batch,
+            max_outputs=max_outputs,
             interruption=self._interruption,
             log=model.log,
+            eyes=self._eyes,
         )
         session.warm_up(max(self._vocab.bos, self._vocab.eos, 0))
         return session
 
     def _describe(self, load_ns: int) -> EngineInfo:
         model, vocab = self._model, self._vocab
-        embedder = self._embedder.context if self._embedder else None
-        owners = [owner for owner in (self._session, embedder) if owner]
+        pooled = self._ranker or self._embedder
+        owners = [owner for owner in (self._session, pooled and pooled.context) if owner]
         return EngineInfo(
             engine="llama",
             context_length=self._context_length,
@@ -208,20 +298,45 @@ class LlamaEngine:
             vocab_size=vocab.size,
             embedding_length=model.embedding_length,
             max_embed_tokens=self._context_length,
-            weight_bytes=model.weight_bytes,
+            weight_bytes=model.weight_bytes + (self._eyes.file_bytes if self._eyes else 0),
             kv_bytes=sum(owner.kv_bytes for owner in owners),
-            compute_bytes=sum(owner.compute_bytes for owner in owners),
+            compute_bytes=sum(owner.compute_bytes for owner in owners)
+            + (self._eyes.compute_bytes if self._eyes else 0),
             threads=model.threads,
             bos_token=vocab.text(vocab.bos),
             eos_token=vocab.text(vocab.eos),
+            infill=vocab.infill,
+            scoring=self._scoring(),
+            sees=self._eyes is not None,
             load_ns=load_ns,
             description=model.description,
         )
 
+    def _scoring(self) -> Scoring:
+        if self._ranker is not None:
+            return self._ranker.scoring
+        return "cosine" if self._session is None else ""
+
     def _must_stop(self) -> bool:
         return self._running is not None and self._running.is_aborted
 
-    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
+    def _see(self, request: GenerateRequest) -> list[_Seen]:
+        """The request's images with what they take; raises EngineRequestError."""
+        if request.images and self._eyes is None:
+            raise _no_eyes()
+        seen = []
+        for number, data in enumerate(request.images):
+            assert self._eyes is not None
+            try:
+                tokens = self._eyes.extent(read_size(data)).tokens
+            except EngineRequestError as error:
+                raise EngineRequestError(f"image {number} of the request: {error}") from error
+            # A hash, so that the cache never takes one image for another.
+            key = -1 - int.from_bytes(sha256(data).digest())
+            seen.append(_Seen(key, data, tokens))
+        return seen
+
+    def _prompt_tokens(self, request: GenerateRequest, seen: Sequence[_Seen]) -> list[int]:
         vocab = self._vocab
         if isinstance(request.prompt, str):
             tokens = vocab.tokenize(
@@ -229,7 +344,9 @@ class LlamaEngine:
             )
         else:
             tokens = list(request.prompt)
-            vocab.check(tokens)
+            if seen:
+                tokens = _with_keys(tokens, seen)
+            vocab.check([token for token in tokens if token >= 0] if seen else tokens)
             if request.add_special and vocab.adds_bos and tokens[:1] != [vocab.bos]:
                 tokens.insert(0, vocab.bos)
         if not tokens and vocab.bos >= 0:
@@ -255,3 +372,31 @@ class LlamaEngine:
         counters["prompt_tokens"] += running.prompt_tokens
         counters["cached_tokens"] += running.cached_tokens
         counters["output_tokens"] += running.output_tokens
+
+
+def _open_eyes(model: LoadedModel, interruption: Interruption) -> "Eyes":
+    from engine.llama.eyes import Eyes  # loads libmtmd, which most models do not need
+
+    return Eyes(model, interruption)
+
+
+def _no_eyes() -> EngineRequestError:
+    return EngineRequestError("the model does not see images: it has no projector")
+
+
+def _with_keys(tokens: list[int], seen: Sequence[_Seen]) -> list[int]:
+    """The prompt with the keys of images in place of their numbers, -1 - i for image i."""
+    keyed: list[int] = []
+    for token, run in groupby(tokens):
+        count = len(list(run))
+        if token >= 0:
+            keyed += [token] * count
+            continue
+        number = -1 - token
+        if number >= len(seen) or count % seen[number].tokens:
+            raise EngineRequestError(
+                f"the prompt has {count} tokens for image {number}, which the request lacks or"
+                " which takes another number of them"
+            )
+        keyed += [seen[number].key] * count
+    return keyed

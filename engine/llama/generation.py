@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Mapping
+from itertools import takewhile
 
-from engine.api import FinishReason, GenerateRequest, SequenceStep, Usage
+from engine.api import FinishReason, GenerateRequest, SequenceStep, TokenLogprob, Usage
 from engine.errors import EngineError
 from engine.llama.logprobs import token_logprob
 from engine.llama.sampler import Sampler
@@ -20,12 +22,14 @@ class Generation:
     """The state of the sequence of one request; `step` until it returns a finish reason."""
 
     def __init__(
-        self, request: GenerateRequest, prompt: Fitted, sampler: Sampler, session: Session,
-        vocab: Vocab,
+        self, request: GenerateRequest, prompt: Fitted, images: Mapping[int, bytes],
+        sampler: Sampler, session: Session, vocab: Vocab,
     ) -> None:  # fmt: skip
+        """`images` are the files by what stands for them in the prompt, a negative number."""
         self.request = request
         self.is_aborted = False
         self._prompt = prompt
+        self._images = images
         self._sampler = sampler
         self._session = session
         self._vocab = vocab
@@ -33,6 +37,7 @@ class Generation:
         self._may_shift = request.shift and session.can_shift
         self._max_tokens = self._limit(request.max_tokens)
         self._cached = -1  # unknown before the first step
+        self._prompt_logprobs: list[TokenLogprob] = []  # not told yet
         self._output_count = 0
         self._last_token = -1
         self._equal_count = 0
@@ -70,9 +75,10 @@ class Generation:
         if self._cached < 0:
             self._started_ns = time.monotonic_ns()
             self._cached = session.reuse(self._prompt.tokens, self.request.cache_salt)
-        start = len(session.tokens)
-        chunk = self._prompt.tokens[start : start + session.batch_size]
-        if not session.extend(chunk):
+            if self.request.prompt_logprobs is not None:  # of cached tokens there are none
+                session.clear()
+                self._cached = 0
+        if not self._read_on():
             # Only an abort interrupts; if the memory could not be cut, the prompt starts over.
             return self._finish(FinishReason.ABORT) if self.is_aborted else None
         if len(session.tokens) < len(self._prompt.tokens):
@@ -82,6 +88,40 @@ class Generation:
         if self._max_tokens == 0:
             return self._finish(FinishReason.LENGTH)
         return self._emit()
+
+    def _read_on(self) -> bool:
+        """Compute a chunk of the prompt, or one image; False if interrupted."""
+        session = self._session
+        start = len(session.tokens)
+        is_told = self.request.prompt_logprobs is not None
+        size = min(session.batch_size, session.max_outputs) if is_told else session.batch_size
+        chunk = self._prompt.tokens[start : start + size]
+        if self._images:
+            if chunk[0] < 0:
+                return session.show(chunk[0], self._images[chunk[0]])
+            chunk = list(takewhile(lambda token: token >= 0, chunk))
+        is_whole = session.extend(chunk, every=is_told)
+        if is_whole and is_told:
+            self._note_prompt(start, len(chunk))
+        return is_whole
+
+    def _note_prompt(self, start: int, count: int) -> None:
+        """Read what the tokens from `start` on say of those that follow them in the prompt."""
+        tokens, found = self._prompt.tokens, self._prompt_logprobs
+        if start == 0:
+            found[:] = [
+                TokenLogprob(tokens[0], self._vocab.piece(tokens[0], special=True), math.nan)
+            ]
+        top = self.request.prompt_logprobs or 0
+        for index in range(min(count, len(tokens) - 1 - start)):
+            logits = self._session.logits_of(index)
+            if not math.isfinite(logits.max()):
+                raise EngineError("the model computes no finite numbers; its file is damaged")
+            found.append(token_logprob(logits, tokens[start + index + 1], top, self._vocab))
+
+    def _take_prompt_logprobs(self) -> list[TokenLogprob]:
+        found, self._prompt_logprobs = self._prompt_logprobs, []
+        return found
 
     def _decode(self) -> SequenceStep:
         session = self._session
@@ -114,6 +154,7 @@ class Generation:
             logprobs=[] if request.logprobs is None else [
                 token_logprob(self._session.logits(), token, request.logprobs, self._vocab)
             ],
+            prompt_logprobs=self._take_prompt_logprobs(),
             finish=finish,
             usage=None if finish is None else self._usage(),
         )  # fmt: skip
@@ -132,7 +173,12 @@ class Generation:
         return None
 
     def _finish(self, reason: FinishReason) -> SequenceStep:
-        return SequenceStep(id=self.request.id, finish=reason, usage=self._usage())
+        return SequenceStep(
+            id=self.request.id,
+            prompt_logprobs=self._take_prompt_logprobs(),
+            finish=reason,
+            usage=self._usage(),
+        )
 
     def _usage(self) -> Usage:
         now = time.monotonic_ns()

@@ -37,6 +37,11 @@ class NativeLog:
         # ctypes does not keep a callback alive: this attribute must outlive every native call
         self._callback = lib.llama_log_callback(self._receive)
 
+    @property
+    def callback(self) -> Any:
+        """For other libraries that log in the same way."""
+        return self._callback
+
     def install(self) -> None:
         lib.llama_log_set(self._callback, None)
 

@@ -5,70 +5,43 @@ a computation that was stopped in the middle. Knows no sampling and no request.
 """
 
 import ctypes
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import EngineError
+from engine.llama.interruption import Interruption
 from engine.llama.model import Context
 from engine.llama.native import NativeLog, lib
 
-_POLL_NS = 5_000_000
+if TYPE_CHECKING:
+    from engine.llama.eyes import Eyes  # loads libmtmd, which most models do not need
+
 _ABORTED = 2  # llama_decode's code for "the abort callback said so"
 _SEQUENCE = 0
-_NO_CALLBACK = lib.ggml_abort_callback()
+PHYSICAL_BATCH = 512  # llama.cpp's own choice
 _END = -1  # "to the end" in llama_memory_* ranges
 
 
-class Interruption:
-    """Calls `poll` every few milliseconds from inside a computation, and may stop it.
+@dataclass(slots=True)
+class _Picture:
+    """An image among the tokens: kept or dropped as a whole."""
 
-    `wanted` is asked after each poll. What `poll` raises cannot travel through C; it is kept and
-    raised again when the computation has come back.
-    """
-
-    def __init__(self, poll: Callable[[], None], wanted: Callable[[], bool]) -> None:
-        self._poll = poll
-        self._wanted = wanted
-        self._next_ns = 0
-        self._error: BaseException | None = None
-        self._callback = lib.ggml_abort_callback(self._check)
-
-    def arm(self, context: int) -> None:
-        self._next_ns = time.monotonic_ns() + _POLL_NS
-        lib.llama_set_abort_callback(context, self._callback, None)
-
-    def disarm(self, context: int) -> None:
-        """Take the callback away, so that decoding single tokens never enters Python."""
-        lib.llama_set_abort_callback(context, _NO_CALLBACK, None)
-
-    def reraise(self) -> None:
-        """Raise what `poll` raised during the computation, if it did."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _check(self, _user_data: object) -> bool:
-        now = time.monotonic_ns()
-        if now < self._next_ns:
-            return False
-        try:
-            self._poll()
-        except BaseException as error:  # a ctypes callback would print it and go on
-            self._error = error
-            return True
-        self._next_ns = time.monotonic_ns() + _POLL_NS
-        return self._wanted()
+    start: int  # index of its first token
+    end: int
+    lag: int  # tokens that have no position of their own (M-RoPE)
 
 
 class Session:
     """The single sequence of a generating context.
 
-    Invariant between calls: `tokens[i]` is the token whose KV sits at position i, for all i below
-    `len(tokens)`, and the KV memory holds nothing else.
+    Invariant between calls: the KV memory holds exactly `tokens`, in this order. Images stand there
+    as negative keys, once per token that they take. Token i sits at position i, less what images
+    before it lag.
     """
 
     def __init__(
@@ -78,8 +51,10 @@ class Session:
         vocab_size: int,
         context_length: int,
         batch_size: int,
+        max_outputs: int = 1,
         interruption: Interruption,
         log: NativeLog,
+        eyes: "Eyes | None" = None,
     ) -> None:
         self._owned = context
         self._context = context.handle
@@ -87,17 +62,27 @@ class Session:
         self._vocab_size = vocab_size
         self.context_length = context_length
         self.batch_size = batch_size
+        self.max_outputs = max_outputs  # tokens of one batch whose logits can be read
         self._interruption = interruption
         self._log = log
         self.tokens: list[int] = []
         self._pure = 0  # leading tokens whose KV has only ever seen exactly the tokens before them
         self._salt = ""  # of the prompt whose KV this is
+        self._eyes = eyes
+        self._pictures: list[_Picture] = []
         self.can_shift = bool(self._memory and lib.llama_memory_can_shift(self._memory))
-        # positions and sequence stay NULL: llama.cpp then continues sequence 0 (llama.h)
+        # The sequence stays NULL: llama.cpp then takes sequence 0 (llama.h). Positions are given:
+        # it would find wrong ones behind an image with M-RoPE, whose tokens share one.
         self._chunk = (ctypes.c_int32 * batch_size)()
-        self._chunk_batch = lib.llama_batch(n_tokens=0, token=self._chunk)
+        places = self._chunk_places = (ctypes.c_int32 * batch_size)()
+        self._chunk_batch = lib.llama_batch(n_tokens=0, token=self._chunk, pos=places)
+        self._every = (ctypes.c_int8 * max_outputs)(*[1] * max_outputs)
+        self._every_batch = lib.llama_batch(
+            n_tokens=0, token=self._chunk, pos=places, logits=self._every
+        )
         self._one = (ctypes.c_int32 * 1)()
-        self._one_batch = lib.llama_batch(n_tokens=1, token=self._one)
+        self._one_place = (ctypes.c_int32 * 1)()
+        self._one_batch = lib.llama_batch(n_tokens=1, token=self._one, pos=self._one_place)
         self._logits: npt.NDArray[np.float32] | None = None
         self._logits_address = 0
 
@@ -132,34 +117,40 @@ class Session:
         limit = min(self._pure, len(prompt) - 1)
         pairs = zip(self.tokens[:limit], prompt, strict=False)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        self.truncate(common)
+        self.truncate(self._outside(common))
         return len(self.tokens)
 
     def truncate(self, length: int) -> None:
         """Drop every token from `length` on; all of them where memory cannot be cut (recurrent)."""
         if length < len(self.tokens):
-            removed = lib.llama_memory_seq_rm(self._memory, _SEQUENCE, length, _END)
-            if not removed:
+            place = self._position(length)
+            if not lib.llama_memory_seq_rm(self._memory, _SEQUENCE, place, _END):
                 self.clear()
                 return
         self.tokens = self.tokens[:length]
+        self._pictures = [picture for picture in self._pictures if picture.end <= length]
         self._pure = min(self._pure, length)
 
     def clear(self) -> None:
         lib.llama_memory_clear(self._memory, False)
         self.tokens = []
+        self._pictures = []
         self._pure = 0
 
-    def extend(self, chunk: Sequence[int]) -> bool:
+    def extend(self, chunk: Sequence[int], *, every: bool = False) -> bool:
         """Compute the KV of up to `batch_size` more tokens; False if interrupted.
 
+        `every`: of up to `max_outputs` tokens, whose logits all can be read afterwards.
         After an interruption the sequence is as before the call, or empty.
         """
         count = len(chunk)
+        batch = self._every_batch if every else self._chunk_batch
+        place = self._position(len(self.tokens))
         self._chunk[:count] = list(chunk)
-        self._chunk_batch.n_tokens = count
+        self._chunk_places[:count] = list(range(place, place + count))
+        batch.n_tokens = count
         self._interruption.arm(self._context)
-        code = lib.llama_decode(self._context, self._chunk_batch)
+        code = lib.llama_decode(self._context, batch)
         self._interruption.disarm(self._context)
         if code == 0:
             self._advance(chunk)
@@ -171,9 +162,32 @@ class Session:
             return False
         raise self._decode_error(code)
 
+    def show(self, key: int, data: bytes) -> bool:
+        """Compute the KV of an image; False if interrupted. `key` is what it is in `tokens`.
+
+        After an interruption or an error the sequence is as before the call, or empty.
+        """
+        if self._eyes is None:
+            raise EngineError("an image came to a model without a projector")
+        start = len(self.tokens)
+        batch = min(self.batch_size, PHYSICAL_BATCH)
+        try:
+            seen = self._eyes.show(data, self._context, self._position(start), batch)
+        except BaseException:
+            self._repair()
+            raise
+        if seen is None:
+            self._repair()
+            return False
+        self._advance([key] * seen.tokens)
+        lag = seen.tokens - seen.positions
+        self._pictures.append(_Picture(start, len(self.tokens), lag))
+        return True
+
     def append(self, token: int) -> None:
         """Compute the KV of one more token: the hot path of decoding."""
         self._one[0] = token
+        self._one_place[0] = self._position(len(self.tokens))
         code = lib.llama_decode(self._context, self._one_batch)
         if code != 0:
             self._repair()
@@ -184,14 +198,23 @@ class Session:
 
     def shift(self, keep: int) -> bool:
         """Make room: drop half of the tokens after the first `keep`; False if it cannot be done."""
+        keep = self._outside(keep)
         discard = (len(self.tokens) - keep) // 2
         if not self.can_shift or discard < 1:
             return False
-        end = keep + discard
+        end = self._behind(keep + discard)
+        discard = end - keep
         if not lib.llama_memory_seq_rm(self._memory, _SEQUENCE, keep, end):
             return False
         lib.llama_memory_seq_add(self._memory, _SEQUENCE, end, _END, -discard)
         del self.tokens[keep:end]
+        self._pictures = [
+            picture
+            if picture.end <= keep
+            else replace(picture, start=picture.start - discard, end=picture.end - discard)
+            for picture in self._pictures
+            if picture.end <= keep or picture.start >= end
+        ]
         self._pure = min(self._pure, keep)
         return True
 
@@ -206,6 +229,15 @@ class Session:
             self._logits = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
             self._logits_address = address
         return self._logits
+
+    def logits_of(self, index: int) -> npt.NDArray[np.float32]:
+        """The raw logits after token `index` of the chunk that `extend` computed last, with
+        `every`; as `logits` otherwise."""
+        pointer = lib.llama_get_logits_ith(self._context, index)
+        if not pointer:
+            raise EngineError(f"llama.cpp has no logits for token {index} of the batch")
+        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,))
+        return found
 
     def warm_up(self, token: int) -> None:
         """Compute one token and forget it: the first request finds the weights in memory."""
@@ -224,8 +256,25 @@ class Session:
 
     def _repair(self) -> None:
         """Drop what a failed computation left behind the last known-good position."""
-        if not lib.llama_memory_seq_rm(self._memory, _SEQUENCE, len(self.tokens), _END):
+        place = self._position(len(self.tokens))
+        if not lib.llama_memory_seq_rm(self._memory, _SEQUENCE, place, _END):
             self.clear()
+
+    def _position(self, index: int) -> int:
+        """Where the token of this index sits, which is in no image; len(tokens): the next one."""
+        if not self._pictures:
+            return index
+        return index - sum(picture.lag for picture in self._pictures if picture.end <= index)
+
+    def _outside(self, index: int) -> int:
+        """`index`, or the start of the image that it cuts."""
+        cut = (p.start for p in self._pictures if p.start < index < p.end)
+        return next(cut, index)
+
+    def _behind(self, index: int) -> int:
+        """`index`, or the end of the image that it cuts."""
+        cut = (p.end for p in self._pictures if p.start < index < p.end)
+        return next(cut, index)
 
     def _decode_error(self, code: int) -> EngineError:
         return EngineError(f"llama.cpp could not compute (code {code}): {self._log.reason()}")

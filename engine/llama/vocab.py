@@ -32,6 +32,14 @@ class Vocab:
         return self.size > 0 and lib.llama_vocab_type(self.handle) != lib.LLAMA_VOCAB_TYPE_NONE
 
     @property
+    def infill(self) -> list[int]:
+        """The tokens that open prefix, suffix and middle of a text to be filled in; none if one of
+        them is missing. llama.cpp takes them from the file's keys, else by their names."""
+        calls = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        found = [int(call(self.handle)) for call in calls]
+        return found if all(0 <= token < self.size for token in found) else []
+
+    @property
     def suppressed_ids(self) -> list[int]:
         """Tokens that the model's file forbids in the output."""
         count = ctypes.c_int32(0)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -28,13 +29,13 @@ from engine.api import (
     TokenLogprob,
     Usage,
 )
-from engine.errors import DeviceMemoryError, EngineError, EngineRequestError
+from engine.errors import DeviceMemoryError, EngineError, EngineRequestError, unseeing
 from engine.paged.grammar import Grammar, GrammarCompiler
 from engine.paged.graphs import Capture, CudaCapture
 from engine.paged.model import PagedModel
 from engine.paged.prefix import PrefixIndex
 from engine.paged.request import Request
-from engine.paged.runner import Launched, Options, Runner
+from engine.paged.runner import Launched, Options, PromptPiece, Runner
 from engine.paged.scheduler import Scheduler
 from engine.prompt import Fitted, fit_prompt
 
@@ -56,6 +57,14 @@ def load(spec: LoadSpec, poll: Poll) -> PagedEngine:
     return engine
 
 
+def _salt_of(request: GenerateRequest) -> bytes:
+    """Whom a prompt shares cached blocks with. With nobody, not even with itself, where each of its
+    tokens has to be computed because its log-probability is asked for."""
+    if request.prompt_logprobs is not None:
+        return secrets.token_bytes(16)
+    return request.cache_salt.encode()
+
+
 @dataclass(slots=True)
 class _Sequence:
     """A request on its way through the engine."""
@@ -66,6 +75,8 @@ class _Sequence:
     grammar: Grammar | None
     special: frozenset[int]  # control tokens that add their text
     told: int = 0  # output tokens sent so far
+    prompt: dict[int, TokenLogprob] = field(default_factory=dict)  # by position, if asked for
+    has_told_prompt: bool = False
     added_ns: int = field(default_factory=time.monotonic_ns)
     first_ns: int = 0
 
@@ -123,6 +134,7 @@ class PagedEngine:
             weight_bytes=model.decoder.nbytes,
             kv_bytes=model.budget.total_bytes,
             threads=model.threads,
+            infill=vocab.infill,
             bos_token=vocab.text(vocab.bos),
             eos_token=vocab.text(vocab.eos),
             load_ns=self.load_ns,
@@ -131,9 +143,12 @@ class PagedEngine:
 
     def add(self, request: GenerateRequest) -> None:
         """Accept a request; raises EngineError when it can never be served."""
+        if request.images:
+            raise unseeing("paged")
         sampling, vocab_size = request.sampling, self._model.spec.vocab_size
-        if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP:
-            raise EngineRequestError(f"logprobs is {request.logprobs}; allowed are 0 to {MAX_TOP}")
+        for asked in (request.logprobs, request.prompt_logprobs):
+            if asked is not None and not 0 <= asked <= MAX_TOP:
+                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
         if any(not 0 <= token < vocab_size for token in sampling.logit_bias):
             raise EngineRequestError(f"logit_bias names a token beyond 0 to {vocab_size - 1}")
         fitted = self._fit(request)
@@ -143,14 +158,16 @@ class PagedEngine:
             max_tokens=request.max_tokens,
             end_tokens=frozenset() if request.ignore_eos else self._model.end_tokens,
             priority=request.priority,
-            salt=request.cache_salt.encode(),
+            salt=_salt_of(request),
         )
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         grammar = None
         if request.constraint is not None:
             grammar = self._grammars.compile(request.constraint)
         self._scheduler.add(inner)
-        self._options[request.id] = Options(sampling, seed, request.logprobs)
+        self._options[request.id] = Options(
+            sampling, seed, request.logprobs, request.prompt_logprobs
+        )
         special = self._vocab.named(request.special)
         self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, grammar, special)
 
@@ -209,6 +226,16 @@ class PagedEngine:
     ) -> tuple[list[list[float]], int]:
         raise EngineRequestError("the paged engine generates text; embed with the llama engine")
 
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int,
+        truncate: bool,
+    ) -> tuple[list[float], int]:
+        raise EngineRequestError("the paged engine generates text; score with the llama engine")
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`."""
         return self._vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
@@ -216,6 +243,9 @@ class PagedEngine:
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The bytes that the tokens stand for, special tokens as their text."""
         return self._vocab.detokenize(token_ids)
+
+    def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        raise unseeing("paged")
 
     def stats(self) -> dict[str, Any]:
         """Counters since loading and the state of the pool."""
@@ -270,7 +300,7 @@ class PagedEngine:
             trained_context=self._model.spec.context_length,
             num_keep=request.num_keep,
             max_tokens=request.max_tokens,
-            truncate=request.truncate,
+            truncate=request.truncate and request.prompt_logprobs is None,
         )
 
     def _masks(self) -> dict[int, Tensor]:
@@ -284,11 +314,39 @@ class PagedEngine:
         sampled = launched.tokens()
         now = time.monotonic_ns()
         logprobs = self._logprobs(launched)
+        for id, piece in launched.prompts.items():
+            if id in self._sequences:
+                self._sequences[id].prompt |= self._prompt_logprobs(id, piece)
         steps = []
         for request in self._scheduler.commit(launched.plan.epoch, sampled):
             sequence = self._sequences[request.id]
-            steps.append(self._tell(sequence, sampled, logprobs.get(request.id), now))
+            step = self._tell(sequence, sampled, logprobs.get(request.id), now)
+            steps.append(self._with_prompt(sequence, step))
         return steps
+
+    def _with_prompt(self, sequence: _Sequence, step: SequenceStep) -> SequenceStep:
+        """The first step of a sequence tells what was asked about its prompt."""
+        if sequence.source.prompt_logprobs is None or sequence.has_told_prompt:
+            return step
+        sequence.has_told_prompt = True
+        first = sequence.request.tokens[0]
+        found = [TokenLogprob(first, self._vocab.piece(first, special=True), math.nan)]
+        found += [sequence.prompt[n] for n in range(1, sequence.request.prompt_length)]
+        return msgspec.structs.replace(step, prompt_logprobs=found)
+
+    def _prompt_logprobs(self, id: int, found: PromptPiece) -> dict[int, TokenLogprob]:
+        """By position."""
+        tokens = self._sequences[id].request.tokens
+        piece = self._vocab.piece
+        tops = zip(found.top_ids.tolist(), found.top_logprobs.tolist(), strict=True)
+        told = {}
+        for place, (value, (ids, values)) in enumerate(
+            zip(found.logprobs.tolist(), tops, strict=True), found.start
+        ):
+            top = [(one, piece(one, special=True), at) for one, at in zip(ids, values, strict=True)]
+            token = tokens[place]
+            told[place] = TokenLogprob(token, piece(token, special=True), value, top)
+        return told
 
     def _tell(
         self,

@@ -9,7 +9,7 @@ row without tokens, whose block table is all null block.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
 
@@ -28,6 +28,8 @@ from engine.paged.plan import StepPlan
 from engine.paged.request import Request
 from engine.paged.sampler import Lines, Sampled, Sampler, Way
 
+PROMPT_ROWS = 128  # positions of a prompt whose logits are in memory together
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -36,6 +38,22 @@ class Options:
     sampling: SamplingParams
     seed: int  # 64 bits, signed
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPiece:
+    """What a chunk of a prompt says of the tokens that follow in it; on the device.
+
+    start         position of the first of these tokens
+    logprobs      (count,) float32
+    top_ids, top_logprobs   (count, n) the n best at each position
+    """
+
+    start: int
+    logprobs: Tensor
+    top_ids: Tensor
+    top_logprobs: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,7 @@ class Launched:
     ids: tuple[int, ...] = ()  # requests with a sampled token, in the order of `sampled`
     sampled: Sampled | None = None
     copied: torch.cuda.Event | None = None  # None: `sampled` has been on the host all along
+    prompts: Mapping[int, PromptPiece] = field(default_factory=dict)  # of requests that ask for it
 
     def tokens(self) -> dict[int, int]:
         """The sampled token of each request."""
@@ -106,6 +125,7 @@ class Runner:
         asked = [n for id in ids if (n := options[id].logprobs) is not None]
         constrained = {line: masks[id] for line, id in enumerate(ids) if id in masks}
         most = max(asked) if asked else None
+        prompts: dict[int, PromptPiece] = {}
         if plan.num_decodes == len(plan.ids):
             way = Way.ANY
             if self._pads and not asked and not constrained:
@@ -115,12 +135,12 @@ class Runner:
                 return Launched(plan, ids, *Sampled(found).to_host())
             logits = found
         else:
-            logits, lines = self._run_mixed(plan)
+            logits, lines, prompts = self._run_mixed(plan, options)
         if not lines.rows:
-            return Launched(plan)
+            return Launched(plan, prompts=prompts)
         sampled = self._sampler.sample(logits, lines, self._tokens, constrained, most)
         self._tokens[lines.row_index, lines.positions] = sampled.tokens.int()
-        return Launched(plan, ids, *sampled.to_host())
+        return Launched(plan, ids, *sampled.to_host(), prompts)
 
     def _integers(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.int32, device=self._device)
@@ -174,8 +194,11 @@ class Runner:
         self._tokens[rows, contexts] = tokens.int()
         return tokens
 
-    def _run_mixed(self, plan: StepPlan) -> tuple[Tensor, Lines]:
-        """Decodes and chunks; logits (lines, vocab_size) of the rows that are sampled."""
+    def _run_mixed(
+        self, plan: StepPlan, options: Mapping[int, Options]
+    ) -> tuple[Tensor, Lines, dict[int, PromptPiece]]:
+        """Decodes and chunks; logits (lines, vocab_size) of the rows that are sampled, and what
+        was asked about prompts."""
         counts = np.array(plan.counts, dtype=np.int64)
         starts = np.array(plan.starts, dtype=np.int64)
         rows = np.array(plan.rows, dtype=np.int64)
@@ -207,7 +230,35 @@ class Runner:
         )
         hidden = self._forward(token_rows, positions, batch)
         logits = self._decoder.logits(hidden[last]) if len(last) else hidden[:0]
-        return logits, Lines(*(line.tolist() for line in lines), *on_device)
+        prompts = self._prompts(plan, options, hidden)
+        return logits, Lines(*(line.tolist() for line in lines), *on_device), prompts
+
+    def _prompts(
+        self, plan: StepPlan, options: Mapping[int, Options], hidden: Tensor
+    ) -> dict[int, PromptPiece]:
+        """hidden  (num_tokens, hidden) of the whole step, item after item"""
+        found: dict[int, PromptPiece] = {}
+        end = 0
+        for request, _, start, count, _ in plan.items():
+            first, end = end, end + count
+            top = options[request.id].prompt_logprobs
+            told = min(count, request.prompt_length - 1 - start)
+            if top is not None and told > 0:
+                targets = request.tokens[start + 1 : start + 1 + told]
+                rows = hidden[first : first + told]
+                found[request.id] = self._prompt_piece(start + 1, rows, targets, top)
+        return found
+
+    def _prompt_piece(
+        self, start: int, hidden: Tensor, targets: Sequence[int], top: int
+    ) -> PromptPiece:
+        parts = []
+        for at in range(0, len(targets), PROMPT_ROWS):
+            logprobs = torch.log_softmax(self._decoder.logits(hidden[at : at + PROMPT_ROWS]), -1)
+            wanted = torch.tensor(targets[at : at + PROMPT_ROWS], device=self._device)
+            best = logprobs.topk(top, -1)
+            parts.append((logprobs.gather(-1, wanted[:, None])[:, 0], best.indices, best.values))
+        return PromptPiece(start, *(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _forward(self, rows: Tensor, positions: Tensor, batch: AttentionBatch) -> Tensor:
         token_ids = self._tokens[rows, positions]

@@ -177,6 +177,20 @@ class EngineClient:
         vectors, tokens = await self._call(number, frame)
         return vectors, tokens
 
+    async def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        max_document_tokens: int = 0,
+        truncate: bool = True,
+    ) -> tuple[list[float], int]:
+        """One score per document, as `info.scoring` says, and the number of tokens read."""
+        number = next(self._numbers)
+        frame = frames.Score(number, list(queries), list(documents), max_document_tokens, truncate)
+        scores, tokens = await self._call(number, frame)
+        return scores, tokens
+
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[list[int]]:
@@ -187,8 +201,17 @@ class EngineClient:
 
     async def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of the tokens."""
+        return b"".join(await self.pieces(token_ids))
+
+    async def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token; they may end inside a character."""
         number = next(self._numbers)
-        return bytes(await self._call(number, frames.Detokenize(number, list(token_ids))))
+        return list(await self._call(number, frames.Detokenize(number, list(token_ids))))
+
+    async def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """How many tokens images of these widths and heights take in a prompt."""
+        number = next(self._numbers)
+        return list(await self._call(number, frames.Look(number, list(sizes))))
 
     async def stats(self) -> dict[str, Any]:
         """The engine's counters."""

@@ -44,6 +44,17 @@ class Embed(msgspec.Struct, tag=True):
     truncate: bool = True
 
 
+class Score(msgspec.Struct, tag=True):
+    """How well each document answers the query, one for all or one for each; answered by Result
+    with (scores, tokens read)."""
+
+    call: int
+    queries: list[str]
+    documents: list[str]
+    max_document_tokens: int = 0
+    truncate: bool = True
+
+
 class Tokenize(msgspec.Struct, tag=True):
     """Token ids of each text; answered by Result, also while a prompt is being processed."""
 
@@ -54,10 +65,17 @@ class Tokenize(msgspec.Struct, tag=True):
 
 
 class Detokenize(msgspec.Struct, tag=True):
-    """The bytes of the tokens; answered by Result."""
+    """The bytes of each token; answered by Result with a list."""
 
     call: int
     token_ids: list[int]
+
+
+class Look(msgspec.Struct, tag=True):
+    """Tokens that images of these widths and heights take; answered by Result."""
+
+    call: int
+    sizes: list[tuple[int, int]]
 
 
 class GetStats(msgspec.Struct, tag=True):
@@ -97,7 +115,7 @@ class Fatal(msgspec.Struct, tag=True):
     message: str
 
 
-ToWorker = Load | Add | Abort | Embed | Tokenize | Detokenize | GetStats | Stop
+ToWorker = Load | Add | Abort | Embed | Score | Tokenize | Detokenize | Look | GetStats | Stop
 FromWorker = Ready | Steps | Result | Fatal
 
 _encoder = msgspec.msgpack.Encoder()

@@ -173,13 +173,25 @@ class Worker:
     def _call(
         self,
         engine: Engine,
-        frame: frames.Embed | frames.Tokenize | frames.Detokenize | frames.GetStats,
+        frame: frames.Embed
+        | frames.Score
+        | frames.Tokenize
+        | frames.Detokenize
+        | frames.Look
+        | frames.GetStats,
     ) -> frames.Result:
         try:
             match frame:
                 case frames.Embed():
                     value: object = engine.embed(
                         frame.inputs, pooling=frame.pooling, truncate=frame.truncate
+                    )
+                case frames.Score():
+                    value = engine.score(
+                        frame.queries,
+                        frame.documents,
+                        max_document_tokens=frame.max_document_tokens,
+                        truncate=frame.truncate,
                     )
                 case frames.Tokenize():
                     value = [
@@ -189,7 +201,9 @@ class Worker:
                         for text in frame.texts
                     ]
                 case frames.Detokenize():
-                    value = engine.detokenize(frame.token_ids)
+                    value = [engine.detokenize([token]) for token in frame.token_ids]
+                case frames.Look():
+                    value = engine.look(frame.sizes)
                 case frames.GetStats():
                     value = engine.stats()
         except EngineError as error:

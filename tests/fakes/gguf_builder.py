@@ -32,6 +32,11 @@ CHATML = (
 )
 
 
+RERANK_TEMPLATE = (
+    "<|im_start|>user\n<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
 @dataclass(frozen=True)
 class Raw:
     """A value written as these bytes under this type code, whatever they mean."""
@@ -223,10 +228,14 @@ def tiny_embedding_gguf(
     ff: int = 64,
     context: int = 128,
     seed: int = 0,
-    pooling: int = 1,
+    pooling: int | None = 1,
+    labels: int = 0,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a random BERT embedding model with a WordPiece vocabulary; pooling 1 is the mean."""
+    """Write a random BERT embedding model with a WordPiece vocabulary; pooling 1 is the mean.
+
+    labels  of a classifier on top; with one it is a cross-encoder, which scores pairs
+    """
     vocabulary = wordpiece_vocabulary()
     vocab = len(vocabulary["tokenizer.ggml.tokens"])
     pairs: dict[str, Any] = {
@@ -264,7 +273,62 @@ def tiny_embedding_gguf(
             weights.zeros(p + "ffn_down.bias", embd),
             *weights.norm_pair(p + "layer_output_norm", embd),
         ]
+    if labels:
+        tensors += [
+            weights.matrix("cls.weight", embd, embd),
+            weights.zeros("cls.bias", embd),
+            weights.matrix("cls.output.weight", embd, labels),
+            weights.zeros("cls.output.bias", labels),
+        ]
+    if labels > 1:
+        pairs["bert.classifier.output_labels"] = [f"label {n}" for n in range(labels)]
     path.write_bytes(build_gguf(_overridden(pairs, metadata), tensors))
+    return path
+
+
+def tiny_qwen3_reranker_gguf(
+    path: Path, *, embd: int = 64, heads: int = 4, ff: int = 128, context: int = 512, seed: int = 0
+) -> Path:
+    """Write a random Qwen3 reranker of one layer: a causal model whose last token is classified as
+    "yes" or "no", with a template for pairs."""
+    vocab, head_dim, arch = 320, embd // heads, "qwen3"
+    pairs: dict[str, Any] = {
+        "general.architecture": arch,
+        "general.type": "model",
+        "general.name": "Tiny Reranker",
+        "general.file_type": 0,
+        f"{arch}.block_count": 1,
+        f"{arch}.context_length": context,
+        f"{arch}.embedding_length": embd,
+        f"{arch}.feed_forward_length": ff,
+        f"{arch}.attention.head_count": heads,
+        f"{arch}.attention.head_count_kv": heads,
+        f"{arch}.attention.key_length": head_dim,
+        f"{arch}.attention.value_length": head_dim,
+        f"{arch}.attention.layer_norm_rms_epsilon": 1e-6,
+        f"{arch}.rope.freq_base": 10000.0,
+        f"{arch}.pooling_type": 4,
+        f"{arch}.classifier.output_labels": ["yes", "no"],
+        "tokenizer.chat_template.rerank": RERANK_TEMPLATE,
+        **bpe_vocabulary(vocab),
+    }
+    weights = _Weights(seed, F32)
+    p = "blk.0."
+    tensors = [
+        weights.matrix("token_embd.weight", embd, vocab, scale=1.0),
+        weights.norm(p + "attn_norm.weight", embd),
+        *(weights.matrix(f"{p}attn_{name}.weight", embd, embd) for name in "qkv"),
+        weights.matrix(p + "attn_output.weight", embd, embd),
+        weights.norm(p + "attn_q_norm.weight", head_dim),
+        weights.norm(p + "attn_k_norm.weight", head_dim),
+        weights.norm(p + "ffn_norm.weight", embd),
+        weights.matrix(p + "ffn_gate.weight", embd, ff),
+        weights.matrix(p + "ffn_up.weight", embd, ff),
+        weights.matrix(p + "ffn_down.weight", ff, embd),
+        weights.norm("output_norm.weight", embd),
+        weights.matrix("cls.output.weight", embd, 2),
+    ]
+    path.write_bytes(build_gguf(pairs, tensors))
     return path
 
 

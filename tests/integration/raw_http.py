@@ -6,6 +6,8 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from appliance.http.errors import VLLM_PATHS
+
 TIMEOUT_S = 30
 
 
@@ -87,7 +89,7 @@ def assert_error(reply, status, path):
         assert error.keys() == {"type", "message"}
         assert reply.json["request_id"] == reply.headers["request-id"]
         error = error["message"]
-    elif path.startswith("/v1/"):
+    elif path.startswith("/v1/") or path in VLLM_PATHS:
         assert error.keys() == {"message", "type", "param", "code"}
         assert error["type"]
         assert error["code"]

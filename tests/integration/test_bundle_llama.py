@@ -63,3 +63,11 @@ def test_an_embedding_model_is_proved_by_a_vector(box, tmp_path):
     box.install()
     body = {"model": box.name(), "input": "one two"}
     assert box.service.call("POST", "/api/embed", body)[0] == 200
+
+
+def test_a_reranker_is_proved_by_a_score(box, tmp_path):
+    weights = tiny_embedding_gguf(tmp_path / "r.gguf", pooling=None, labels=1).read_bytes()
+    box.publish("1.0.0", "", weights=weights)
+    box.install()
+    body = {"model": box.name(), "query": "one", "documents": ["two", "one"]}
+    assert box.service.call("POST", "/v1/rerank", body)[0] == 200

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import ModelFormatError
 from engine.gguf import LIMITS, ArrayInfo, GGMLType, ValueType, read_header, validate
 from engine.gguf.types import BLOCKS
 from tests.fakes.gguf_builder import (
@@ -19,6 +20,7 @@ from tests.fakes.gguf_builder import (
     tiny_llama_gguf,
     tiny_lora_gguf,
 )
+from tests.fakes.seeing import tiny_projector_gguf
 
 
 def header_of(tmp_path, metadata, tensors=(), **lies):
@@ -76,6 +78,43 @@ def test_an_embedding_model_and_an_adapter(tmp_path):
 )
 def test_projectors_are_recognised(tmp_path, metadata):
     assert header_of(tmp_path, metadata).is_projector
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gemma3"])
+def test_a_projector_that_is_in_order(tmp_path, kind):
+    header = validate(tiny_projector_gguf(tmp_path / "p.gguf", kind=kind))
+    assert header.is_projector
+    assert header.is_eye
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"clip.projector_type": None}, "'clip.projector_type' is missing"),
+        ({"clip.vision.patch_size": 0}, "patch_size is 0"),
+        ({"clip.vision.patch_size": None}, "patch_size is 0"),
+        ({"clip.vision.patch_size": 60}, "are 0 patches"),
+        ({"clip.vision.image_size": 1 << 20}, "image_size is 1048576"),
+        ({"clip.vision.image_size": 8192, "clip.vision.patch_size": 4}, "are 4194304 patches"),
+        ({"clip.vision.attention.head_count": 0}, "head_count is 0; it must divide"),
+        ({"clip.vision.attention.head_count": 5}, "head_count is 5; it must divide"),
+        ({"clip.vision.embedding_length": 0}, "embedding_length is 0"),
+        ({"clip.vision.block_count": 100_000}, "block_count is 100000"),
+        ({"clip.vision.block_count": "two"}, "block_count is 'two'"),
+        ({"clip.vision.image_mean": 0.5}, "image_mean is not an array of three"),
+        ({"clip.vision.image_std": [0.5, 0.0, 0.5]}, "image_std must be greater than 0"),
+    ],
+)
+def test_a_projector_that_llama_cpp_would_abort_on(tmp_path, metadata, words):
+    path = tiny_projector_gguf(tmp_path / "p.gguf", metadata=metadata)
+    with pytest.raises(ModelFormatError) as caught:
+        validate(path)
+    assert words in str(caught.value)
+
+
+def test_a_projector_for_sound_is_no_eye(tmp_path):
+    sound = {"clip.has_vision_encoder": None, "clip.has_audio_encoder": True}
+    assert not validate(tiny_projector_gguf(tmp_path / "p.gguf", metadata=sound)).is_eye
 
 
 def test_values_of_every_type(tmp_path):

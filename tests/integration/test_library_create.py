@@ -21,11 +21,11 @@ from tests.fakes.gguf_builder import (
     Q8_0,
     build_gguf,
     tiny_embedding_gguf,
-    tiny_llama_bytes,
     tiny_llama_gguf,
     tiny_lora_gguf,
 )
 from tests.fakes.libraries import add_file, add_model, run_create
+from tests.fakes.seeing import tiny_projector_bytes
 
 NAME = ModelName.parse
 OLLAMA = "application/vnd.ollama.image."
@@ -148,7 +148,7 @@ def test_an_adapter_a_projector_and_an_embedding_model(library, tmp_path, weight
     )
     with pytest.raises(BadRequestError, match="holds no tensors"):
         run_create(library, "x", files={"m.gguf": weights, "p.gguf": projector})
-    mmproj = tiny_llama_bytes(metadata={"general.architecture": "clip"})
+    mmproj = tiny_projector_bytes()
     projector = str(library.blobs.put_bytes(mmproj)[0])
     run_create(
         library,

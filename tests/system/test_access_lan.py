@@ -157,7 +157,7 @@ def box(lan, tmp_path_factory, tiny_gguf):
 def changing():
     """Every route that is sent something and does not only infer, and those that tell secrets."""
     harmless = ("generate", "chat", "embed", "show", "completions", "messages", "responses")
-    harmless += ("rerank", "tokenize", "transcriptions", "/claim")
+    harmless += ("rerank", "score", "tokenize", "transcriptions", "/claim")
     for route in all_routes():
         path = route.path.replace("{digest}", f"sha256:{'0' * 64}").replace("{id}", "abc")
         tells = any(word in path for word in ("/keys", "/pair", "/audit", "/doctor", "/why"))

@@ -166,9 +166,9 @@ def test_only_harmless_routes_are_for_everybody():
 
 def test_what_a_guest_may_send():
     """Written out, so that a slip in the table shows: all else that is sent changes something."""
-    asks = {"generate", "chat", "embed", "embeddings", "show", "rerank", "tokenize", "detokenize"}
-    asks = {f"/api/{word}" for word in asks}
-    openai = {"chat/completions", "completions", "embeddings", "responses", "rerank"}
+    asks = {f"/api/{word}" for word in ("generate", "chat", "embed", "embeddings", "show")}
+    asks |= {"/rerank", "/v2/rerank", "/score", "/tokenize", "/detokenize"}
+    openai = {"chat/completions", "completions", "embeddings", "responses", "rerank", "score"}
     openai |= {"messages", "messages/count_tokens", "audio/transcriptions"}
     asks |= {f"/v1/{word}" for word in openai} | {"/hearth/v1/claim"}
     sent = {

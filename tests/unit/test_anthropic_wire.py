@@ -177,7 +177,9 @@ def test_a_tool_may_show_an_image():
     call = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": [text("seen"), IMAGE]}
     made = said(user(text("x")), assistant(call), user(result))
-    assert made[-1] == Message("tool", "seen", tool_name="look", tool_call_id="t", images=(b"hi",))
+    assert made[-1] == Message(
+        "tool", "seen", tool_name="look", tool_call_id="t", images=(b"hi",), image_places=(4,)
+    )
 
 
 def test_an_image_stands_beside_its_text():

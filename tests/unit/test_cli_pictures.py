@@ -9,6 +9,7 @@ from appliance.cli.pictures import find_pictures
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 JPEG = b"\xff\xd8\xff rest"
+GIF = b"GIF89a rest"
 WEBP = b"RIFF\x04\x00\x00\x00WEBP"
 
 
@@ -34,7 +35,7 @@ def sent(message):
         ("cat.png", "./cat.png", PNG),
         ("cat.JPG", "./cat.JPG", JPEG),
         ("cat.jpeg", "'cat.jpeg'", JPEG),
-        ("my cat.webp", '"./my cat.webp"', WEBP),
+        ("my cat.gif", '"./my cat.gif"', GIF),
         ("my cat.png", "./my\\ cat.png", PNG),
         ("cat.v2.png", "./cat.v2.png", PNG),
     ],
@@ -76,7 +77,9 @@ def test_what_is_no_image_is_said(here, monkeypatch):
     (here / "cat.png").write_text("not really")
     message, notes = look("see ./cat.png")
     assert message.images == ()
-    assert notes == ["Couldn't add image './cat.png': it is not a JPEG, PNG or WebP file"]
+    assert notes == ["Couldn't add image './cat.png': it is not a PNG, JPEG, GIF or BMP file"]
+    (here / "cat.png").write_bytes(WEBP)
+    assert "it is WebP, which boxes cannot decode" in look("see ./cat.png")[1][0]
     (here / "cat.png").write_bytes(PNG)
     monkeypatch.setattr(pictures, "MAX_IMAGE_BYTES", 3)
     assert "it is larger than" in look("see ./cat.png")[1][0]

@@ -32,11 +32,11 @@ def header_of(architecture="llama", kind=GGMLType.Q4_K, **more):
     )
 
 
-def choose(machine, header=None, *, has_adapters=False, **environ):
+def choose(machine, header=None, *, has_adapters=False, sees=False, **environ):
     settings = load_settings({}, {f"HEARTH_{k.upper()}": v for k, v in environ.items()})
     name = ModelName.parse("qwen3:4b")
     header = header or header_of()
-    return choose_engine(name, header, settings, machine, has_adapters=has_adapters)
+    return choose_engine(name, header, settings, machine, has_adapters=has_adapters, sees=sees)
 
 
 def test_auto_takes_the_paged_engine_where_everything_is_there():
@@ -44,6 +44,17 @@ def test_auto_takes_the_paged_engine_where_everything_is_there():
     assert (choice.engine, choice.gpu, choice.obstacle) == ("paged", H200, "")
     assert "GPU present: NVIDIA H200" in choice.reasons
     assert choice.reasons[0] == "engine says auto for qwen3:4b (default)"
+
+
+def test_a_model_that_sees_runs_on_llama_cpp_and_says_so():
+    choice = choose(GPU_BOX, sees=True)
+    assert choice.engine == "llama"
+    obstacle = "it sees images through a projector, which only llama.cpp runs"
+    assert f"the paged engine cannot run it: {obstacle}" in choice.reasons
+    assert choose(GPU_BOX, sees=True, engine="paged").obstacle == obstacle
+    assert "its projector lets it see images" in choose(GPU_BOX, sees=True, engine="llama").reasons
+    echo = choose(GPU_BOX, sees=True, engine="echo")
+    assert "it does not see the images that the model could" in echo.reasons
 
 
 @pytest.mark.parametrize(

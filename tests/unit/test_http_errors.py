@@ -167,6 +167,10 @@ def test_the_wrong_method_names_the_right_ones():
     ("path", "dialect"),
     [
         ("/v1/models", Dialect.OPENAI),
+        ("/rerank", Dialect.OPENAI),
+        ("/v2/rerank", Dialect.OPENAI),
+        ("/tokenize", Dialect.OPENAI),
+        ("/v2/library/rerank", Dialect.OLLAMA),
         ("/v1", Dialect.OPENAI),
         ("/v10/x", Dialect.OLLAMA),
         ("/api/tags", Dialect.OLLAMA),

@@ -1,12 +1,16 @@
 """OpenAI's answers: from events to choices and chunks."""
 
 import json
+import math
+
+import pytest
 
 from appliance.chat.events import (
     CallArguments,
     CallDone,
     CallStarted,
     Done,
+    Echoed,
     Started,
     Text,
     Thinking,
@@ -87,12 +91,55 @@ def test_only_the_first_call_of_an_answer_that_may_hold_one():
 
 
 def test_completions_echo_their_prompts():
-    shape = answers.TextShape(echoes=["one ", "two "])
-    assert shape.choice(1, folded([Text("x"), DONE]), has_logprobs=False)["text"] == "two x"
+    shape = answers.TextShape()
+    found = folded([Echoed("two "), Text("x"), DONE])
+    assert shape.choice(1, found, has_logprobs=False)["text"] == "two x"
     started = Started(queue_position=0, queue_ns=0, load_ns=0, slots=1)
     assert shape.delta(0, started, has_logprobs=False) is None
-    assert shape.opening(0) == {"index": 0, "text": "one ", "logprobs": None}
-    assert answers.TextShape().opening(0) is None
+    chunk = shape.delta(0, Echoed("one "), has_logprobs=False)
+    assert chunk == {"index": 0, "text": "one ", "logprobs": None}
+
+
+def test_log_probabilities_of_a_prompt_come_before_those_of_the_answer():
+    prompt = (
+        TokenLogprob(9, b"<s>", math.nan),
+        TokenLogprob(1, b"a", -0.5, [(2, b"c", -0.25)]),
+        TokenLogprob(2, b" b", -1.0, [(2, b" b", -1.0)]),
+    )
+    answer = TokenLogprob(3, b"!", -2.0, [(3, b"!", -2.0)])
+    found = folded([Echoed("a b", prompt), Text("!", (answer,)), DONE])
+    choice = answers.TextShape(top=1).choice(0, found, has_logprobs=True)
+    assert choice["text"] == "a b!"
+    assert choice["logprobs"] == {
+        "tokens": ["<s>", "a", " b", "!"],
+        "token_logprobs": [None, -0.5, -1.0, -2.0],
+        "top_logprobs": [None, {"c": -0.25}, {" b": -1.0}, {"!": -2.0}],
+        "text_offset": [0, 0, 1, 3],
+    }
+    shape = answers.TextShape()
+    assert shape.delta(0, Echoed("a b", prompt), has_logprobs=True)["logprobs"]["text_offset"] == [
+        *(0, 0, 1)
+    ]
+    assert shape.delta(0, Text("!", (answer,)), has_logprobs=True)["logprobs"] == {
+        "tokens": ["!"],
+        "token_logprobs": [-2.0],
+        "top_logprobs": None,
+        "text_offset": [3],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "offsets"),
+    [
+        ("", [], []),
+        ("hello you", [b"<s>", b" hello", b" you"], [0, 0, 5]),  # a blank that is not in the text
+        ("aé b", [b"a", b"\xc3", b"\xa9", b" b"], [0, 1, 2, 2]),  # a character in two tokens
+        ("\U0001f600x", [b"\xf0\x9f", b"\x98\x80", b"x"], [0, 1, 1]),
+    ],
+)
+def test_offsets_of_a_prompts_tokens_count_characters(text, pieces, offsets):
+    entries = tuple(TokenLogprob(0, piece, -1.0) for piece in pieces)
+    assert answers.prompt_offsets(Echoed(text, entries)) == offsets
 
 
 def test_a_prompt_with_several_choices_counts_once():

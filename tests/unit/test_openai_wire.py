@@ -218,14 +218,14 @@ def test_images_come_as_data_urls(start):
         {"type": "text", "text": "this?"},
     ]
     (job,) = chat_jobs(messages=[{"role": "user", "content": parts}])
-    assert job.work == (Message("user", "what is\nthis?", images=(b"hi",)),)
+    assert job.work == (Message("user", "what isthis?", images=(b"hi",), image_places=(7,)),)
 
 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
         ("https://x/y.png", "image URLs are not currently supported, please use base64"),
-        ("data:image/gif;base64,aGk=", "must be a data: URL in base64 of type image/jpeg"),
+        ("data:image/tiff;base64,aGk=", "must be a data: URL in base64 of type image/jpeg"),
         ("data:image/png,aGk=", "must be a data: URL in base64"),
         ("data:image/png;base64,!", "is not base64"),
         (7, "without image_url.url"),
@@ -300,19 +300,26 @@ def test_a_suffix_goes_through_the_models_template():
     assert abilities_of(job) == ["insert"]
 
 
-def test_an_echo_is_of_each_choices_own_prompt():
-    fields = {"model": "m", "prompt": ["a", "b"], "n": 2, "echo": True}
-    body = to_struct(fields, wire.CompletionRequest)
-    assert body.echoes(body.to_jobs(ME)) == ["a", "a", "b", "b"]
-    body = to_struct({**fields, "echo": False}, wire.CompletionRequest)
-    assert body.echoes(body.to_jobs(ME)) == []
+def test_an_echo_asks_for_the_prompt_and_its_log_probabilities():
+    jobs = completion_jobs(prompt=["a", "b"], n=2, echo=True, logprobs=1)
+    assert [(job.echo, job.logprobs, job.prompt_only) for job in jobs] == [(True, 1, False)] * 4
+    (job,) = completion_jobs(prompt=[1, 2], echo=True)
+    assert job.echo
+    assert not completion_jobs()[0].echo
+
+
+def test_no_tokens_at_all_are_for_the_prompt_alone():
+    (job,) = completion_jobs(max_tokens=0, echo=True, logprobs=0)
+    assert job.prompt_only
+    assert "num_predict" not in job.options
+    assert not completion_jobs(max_tokens=1)[0].prompt_only
 
 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"echo": True, "logprobs": 1}, "echo"),
-        ({"echo": True, "prompt": [1, 2]}, "prompt"),
+        ({"echo": True, "logprobs": 1, "suffix": "x"}, "echo"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"suffix": "x", "prompt": [[1], [2]]}, "prompt"),
     ],
 )

@@ -7,12 +7,15 @@ from appliance.hardware import Memory
 from appliance.models.planner import (
     MIB,
     OVERHEAD_BYTES,
+    PICTURE_BYTES,
+    EyeShape,
     Need,
     Occupant,
     Shape,
     make_room,
     need_of,
     shrink_kv,
+    with_eye,
 )
 
 
@@ -44,6 +47,17 @@ def test_need_grows_with_the_context_and_the_batch():
     # What llama.cpp reported for this shape (Qwen2.5-0.5B) at these contexts: 38 and 44 MiB.
     assert small.compute_bytes / MIB == pytest.approx(38, abs=8)
     assert large.compute_bytes / MIB == pytest.approx(44, abs=8)
+
+
+def test_a_projector_counts():
+    eye = EyeShape(  # of LLaVA 1.5: ViT-L/14 at 336 pixels
+        file_bytes=600 * MIB, patches=576, embedding_length=1024, feed_forward_length=4096
+    )
+    plain = need(1000)
+    seeing = with_eye(plain, eye)
+    assert seeing.weight_bytes - plain.weight_bytes == 600 * MIB
+    more = (seeing.compute_bytes - plain.compute_bytes) / MIB
+    assert PICTURE_BYTES / MIB < more < PICTURE_BYTES / MIB + 64
 
 
 def test_what_fits_needs_nobody_to_leave():

@@ -3,6 +3,7 @@
 The languages are imported by the first rendering: an idle box has 4 MiB less to hold.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from appliance.chat.render.inputs import RenderInput
@@ -31,6 +32,14 @@ def choose_template(requested: str, stored: str, jinja: str) -> ChatTemplate:
         if text.strip():
             return ChatTemplate(text)
     return ChatTemplate(jinja, is_go=False) if jinja else ChatTemplate()
+
+
+async def has_insert(template: ChatTemplate) -> bool:
+    """Whether it has a place for a suffix."""
+    from appliance.templates.facts import abilities_of
+
+    found = await asyncio.to_thread(abilities_of, template.text, is_go=template.is_go)
+    return found.insert
 
 
 def render(template: ChatTemplate, given: RenderInput) -> str:

@@ -59,6 +59,7 @@ function row(model) {
       { key: "trust", text: now.trust, tone: tone(now.trust) },
       ...(now.loaded ? [{ key: "loaded", text: loadedText(now.loaded), tone: "warm" }] : []),
       ...(can.includes("embedding") ? [{ key: "embedding", text: t("models.embedding") }] : []),
+      ...(can.includes("rerank") ? [{ key: "rerank", text: t("models.rerank") }] : []),
       ...(can.includes("vision") ? [{ key: "vision", text: t("models.sees") }] : []),
     ], ({ key }) => key, badge);
     talk.hidden = !can.includes("completion");

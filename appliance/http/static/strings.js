@@ -108,6 +108,7 @@ const en = {
   "models.progress": "Progress of {model}",
   "models.actions": "Actions for {model}",
   "models.embedding": "embeddings",
+  "models.rerank": "reranking",
   "models.sees": "images",
 
   "now": "Right now",
