@@ -47,9 +47,13 @@ class Machine:
         return self.root / name
 
     def run(self, *command: str) -> None:
-        """Raises OSError or subprocess.SubprocessError."""
-        if self.root == Path("/"):
+        """Raises ConfigError where there is no such program, OSError, SubprocessError."""
+        if self.root != Path("/"):
+            return
+        try:
             subprocess.run(command, check=True, capture_output=True, timeout=_LIMIT_S)  # noqa: S603
+        except FileNotFoundError as error:
+            raise ConfigError(f"{command[0]} is not part of this system") from error
 
 
 def first_boot(machine: Machine, boot: Path, state: Path) -> None:
