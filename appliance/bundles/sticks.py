@@ -29,6 +29,7 @@ log = logging.getLogger("hearth.bundles")
 SOCKET = "import.sock"  # in the runtime folder
 KEEP_S = 600.0  # how long the end of an import is told
 SEND_LIMIT_S = 10.0  # for the other side to send, and to take a line
+_AGAIN = "if it was pulled out too early, plug it in again; it goes on then"
 _TITLES = {
     "importing": "A stick is being imported",
     "done": "A stick was imported",
@@ -103,13 +104,14 @@ class Sticks:
                     shown = replace(line, status=line.status.replace(str(root), "the stick"))
                     self._now("importing", f"{_words(shown)}; leave it in")
                     await _tell(connection, {"status": shown.status})
-        except RegistryUnreachableError:
-            self._now("failed", "it was pulled out too early", "plug it in again; it goes on then")
+        except RegistryUnreachableError as error:
+            text = str(error).replace(str(root), "the stick")
+            self._now("failed", f"it could not be read to its end: {text}", _AGAIN)
         except ApplianceError as error:
             text = str(error).replace(str(root), "the stick")
             self._now("failed", f"{text}; you may pull it out", error.hint or "")
         except OSError:
-            self._now("failed", "it was pulled out too early", "plug it in again; it goes on then")
+            self._now("failed", "who handed it over is gone before its end", _AGAIN)
         else:
             self._now("done", "all for this box is here and checked; you may pull the stick out")
         assert self._last is not None  # just set
