@@ -14,6 +14,7 @@ import sys
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -27,6 +28,7 @@ from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
 from appliance.bundles.channels import Channels
 from appliance.bundles.repairs import ReleaseFinder
+from appliance.bundles.sticks import Sticks
 from appliance.care import Care, end_well, ended_badly, young_after_unclean_stop
 from appliance.chat.job import ChatService
 from appliance.config import Settings
@@ -36,7 +38,7 @@ from appliance.discovery.discovery import Discovery
 from appliance.discovery.records import Facts
 from appliance.errors import ConfigError
 from appliance.http.app import Parts, build_app
-from appliance.http.context import LIVE, ServiceState, version
+from appliance.http.context import LIVE, STICKS, ServiceState, version
 from appliance.http.door import Door, Limits
 from appliance.http.https import Tls, here
 from appliance.http.leds import attend_forever
@@ -202,6 +204,7 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
             watching = background.create_task(pressure.run_forever())
             shining = background.create_task(leds.run_forever())
             attending = background.create_task(attend_forever(app))
+            taking = background.create_task(_take_sticks(app[STICKS]))
             feeding = background.create_task(
                 unit.feed_forever(lambda: _status(models, state), lambda: models.makes_progress)
             )
@@ -219,6 +222,7 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
             app[LIVE].close()
             watching.cancel()
             attending.cancel()
+            taking.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
@@ -233,6 +237,12 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
     await asyncio.to_thread(end_well, settings.state)
     await asyncio.to_thread(safe_mode.end_well, settings.state)
     log.info("stopped")
+
+
+async def _take_sticks(sticks: Sticks) -> None:
+    """Where systemd gave us a runtime folder (systemd.exec(5)), its units bring sticks."""
+    if folder := os.environ.get("RUNTIME_DIRECTORY"):
+        await sticks.run_forever(Path(folder))
 
 
 def _facts(access: Access, tls: Tls) -> Facts:

@@ -58,6 +58,21 @@ class Importer:
         the first error is raised.
         """
         layout = await asyncio.to_thread(find_layout, path)
+        async with aclosing(self._bring(layout, names, retry, follow)) as lines:
+            async for line in lines:
+                yield line
+
+    async def bring_layout(self, root: Path) -> AsyncGenerator[Progress, None]:
+        """As `bring` without names, of the layout that `root` itself is."""
+        layout = Layout(root)
+        await asyncio.to_thread(layout.check)
+        async with aclosing(self._bring(layout, (), False, ())) as lines:
+            async for line in lines:
+                yield line
+
+    async def _bring(
+        self, layout: Layout, names: Sequence[ModelName], retry: bool, follow: Sequence[str]
+    ) -> AsyncGenerator[Progress, None]:
         yield Progress(f"reading {layout.root}")
         fitting = self._bundles.fitting()
         plan = await asyncio.to_thread(self._prepare, layout, names, follow, fitting)

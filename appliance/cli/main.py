@@ -36,9 +36,10 @@ VERBS = {
     "support-bundle": "appliance.cli.support_bundle:support_bundle",
     "config": "appliance.cli.status:config",
     "update": "appliance.cli.update:update",
+    "firstboot": "appliance.cli.firstboot:firstboot",
 }
 ALIASES = {"ls": "list"}
-OF_THIS_MACHINE = ("serve", "config", "update")  # the verbs that ask no service
+OF_THIS_MACHINE = ("serve", "config", "update", "firstboot")  # the verbs that ask no service
 
 
 def _print_version(context: click.Context, _option: click.Parameter, asked: bool) -> None:

@@ -58,7 +58,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
     if late:
         told = "".join(f"  {channel['channel']}: {channel['trouble']}\n" for channel in late)
         parts.append(f"Channels\n{told}")
-    if found := [each for each in body.get("conditions", ()) if each["severity"] != "note"]:
+    if found := [each for each in body.get("conditions", ()) if _is_shown(each)]:
         told = "".join(f"  {each['severity']}: {_words_of(each)}\n" for each in found)
         parts.append(f"Conditions (`hearth doctor` tells the cures)\n{told}")
     if body["problems"]:
@@ -84,6 +84,12 @@ def _discovery_rows(discovery: Json | None) -> list[list[str]]:
         rows[0][2] = f"{discovery['name']}, {discovery['host']}"
         rows += [["", "", address] for address in discovery["addresses"]]
     return rows
+
+
+def _is_shown(condition: Json) -> bool:
+    """What is wrong; and of notes how far a stick is, since somebody waits to pull it out."""
+    code: str = condition["code"]
+    return condition["severity"] != "note" or code.startswith("stick-")
 
 
 def _words_of(condition: Json) -> str:

@@ -16,6 +16,7 @@ from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
+from appliance.bundles.sticks import Sticks
 from appliance.chat.job import ChatService
 from appliance.config import MIB, Settings
 from appliance.device.device import Device
@@ -78,6 +79,7 @@ from appliance.http.context import (
     REPOSITORIES,
     SETTINGS,
     STATE,
+    STICKS,
     TLS,
     TRANSFERS,
     USAGE,
@@ -146,6 +148,7 @@ def build_app(parts: Parts) -> web.Application:
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
     app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)
+    app[STICKS] = Sticks(app[IMPORTER])
     app[EXPORTER] = Exporter(library, parts.repositories, bundles, parts.channels, settings.state)
     app[CHANNELS] = parts.channels
     app[TRANSFERS] = parts.transfers

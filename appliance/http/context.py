@@ -22,6 +22,7 @@ from appliance.bundles.bundles import Bundles
 from appliance.bundles.channels import Channels
 from appliance.bundles.export import Exporter
 from appliance.bundles.importing import Importer
+from appliance.bundles.sticks import Sticks
 from appliance.chat.job import ChatService
 from appliance.config import Settings
 from appliance.device.device import Device
@@ -80,6 +81,7 @@ REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
 GATE = web.AppKey("GATE", Gate)
 BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)
+STICKS = web.AppKey("STICKS", Sticks)
 EXPORTER = web.AppKey("EXPORTER", Exporter)
 CHANNELS = web.AppKey("CHANNELS", Channels)
 DISCOVERY = web.AppKey("DISCOVERY", Discovery)

@@ -16,6 +16,7 @@ from appliance.http.context import (
     LIBRARY,
     REPOSITORIES,
     SETTINGS,
+    STICKS,
     TLS,
 )
 from appliance.http.ollama import json_response
@@ -32,7 +33,7 @@ async def conditions_of(app: web.Application) -> list[Condition]:
     own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
     parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
     found = examine(await asyncio.to_thread(read_facts, *parts))
-    conditions = [*app[TLS].conditions(), *found]
+    conditions = [*app[TLS].conditions(), *app[STICKS].conditions(), *found]
     app[LEDS].set(Show.ATTENTION, any(each.severity is Severity.ERROR for each in conditions))
     return conditions
 

@@ -131,6 +131,22 @@ def install_hearth(root, extras=()):
     (root / "usr/local/bin/hearth").symlink_to("/opt/hearth/current/bin/hearth")
 
 
+def install_units(root):
+    """What systemd/ has, each where a machine looks for it; the service is switched on."""
+    units = root / "etc/systemd/system"
+    source = TREE / "systemd"
+    for file in (*source.glob("*.service"), *source.glob("*.socket"), *source.glob("*.timer")):
+        shutil.copy(file, units)
+    rules = root / "etc/udev/rules.d"
+    rules.mkdir(parents=True, exist_ok=True)
+    for file in source.glob("*.rules"):
+        shutil.copy(file, rules)
+    for name in ("sysusers.d", "tmpfiles.d"):
+        shutil.copytree(source / name, root / "etc" / name, dirs_exist_ok=True)
+    _run("systemd-sysusers", f"--root={root}")
+    _run("systemctl", f"--root={root}", "enable", "hearth.socket", "hearth.service")
+
+
 def requirements(extras=()):
     """The names of all distributions that `hearth` with these extras needs here."""
     found, waiting = set(), [Requirement(f"hearth[{','.join(extras)}]")]

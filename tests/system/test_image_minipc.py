@@ -143,7 +143,7 @@ def _bad_update(good, folder):
 
 
 def _wheels(work):
-    # Never llama.cpp from pip's cache: that one is for this processor, and dies by SIGILL elsewhere.
+    # Never llama.cpp from pip's cache: that is for this processor, and dies by SIGILL elsewhere.
     _run(TREE / "images/wheelhouse", "amd64", work / "wheelhouse")
     return work / "wheelhouse"
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.system import debian_root, machine
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def test_a_machine_boots_obeys_and_loses_its_power(base, tmp_path):
     boot = {"kernel": base.kernel, "initramfs": base.initramfs}
     with machine.Machine(disk, tmp_path / "qemu", **boot) as box:
         assert box.run("hearth", "--version").output.startswith("hearth ")
-        print(box.accel, box.run("systemd-analyze").output)
+        print(box.accel, box.run("systemctl", "is-system-running", "--wait", check=False).output)
         box.run("sh", "-c", "echo kept >/kept && sync && echo lost >/lost")
         box.plug(stick)
         box.run("udevadm", "wait", "--timeout=60", "/dev/disk/by-label/HEARTH")

@@ -15,6 +15,9 @@ PRIVILEGED = {
     "hearth-health.service": 4.0,
     "hearth-settle.service": 3.0,
     "hearth-update.service": 3.0,
+    "hearth-claim.service": 3.0,  # writes the boot partition
+    "hearth-firstboot.service": 7.0,  # makes users, names the host
+    "hearth-import@.service": 2.3,  # mounts the stick
 }
 DROP_INS = ["none", *sorted(path.name for path in (UNITS / "drop-ins").glob("gpu-*.conf"))]
 

@@ -1,0 +1,199 @@
+"""What a boot partition may ask for, and what becomes of it and of its secrets."""
+
+import json
+
+import pytest
+
+from appliance.firstboot.apply import Machine, first_boot, wipe
+from appliance.firstboot.wishes import (
+    Wifi,
+    keyfile,
+    merge,
+    parse_imager,
+    parse_own,
+)
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFo me@laptop"
+OWN = f"""
+name = "Kitchen"
+scrub_days = 14
+
+[system]
+hostname = "Kitchen-Box"
+user = "ann"
+ssh_keys = ["{KEY}"]
+timezone = "Europe/Berlin"
+
+[system.wifi]
+ssid = "Home"
+password = "correct horse"
+country = "DE"
+"""
+IMAGER = f"""
+config_version = 1
+[system]
+hostname = "pi"
+[user]
+name = "bob"
+password = "$5$salt$hash"
+password_encrypted = true
+[ssh]
+enabled = true
+authorized_keys = ["{KEY}"]
+[wlan]
+ssid = "Home"
+password = "{"ab" * 32}"
+password_encrypted = true
+hidden = true
+country = "GB"
+[locale]
+keymap = "gb"
+timezone = "Europe/London"
+"""
+
+
+@pytest.fixture
+def places(tmp_path):
+    """A root, a boot partition, a state folder; the box has the id that ends in 56789a."""
+    root, boot, state = (tmp_path / name for name in ("root", "boot", "state"))
+    for folder in (root / "etc", boot, state):
+        folder.mkdir(parents=True)
+    (state / "box.json").write_text(json.dumps({"id": "01234f56789a"}))
+    return root, boot, state
+
+
+def start(places):
+    root, boot, state = places
+    machine = Machine(root)
+    first_boot(machine, boot, state)
+    return machine.said
+
+
+def test_our_own_file_has_the_systems_wishes_and_the_services_settings():
+    wishes = parse_own(OWN.encode())
+    assert wishes.problems == []
+    assert (wishes.hostname, wishes.user, wishes.timezone) == (
+        "kitchen-box",
+        "ann",
+        "Europe/Berlin",
+    )
+    assert wishes.ssh_keys == [KEY]
+    assert wishes.wifi == Wifi("Home", "correct horse", country="DE")
+    assert wishes.settings == {"name": "Kitchen", "scrub_days": 14}
+
+
+def test_a_file_of_windows_with_a_mark_and_its_line_ends_is_read():
+    assert parse_own(b"\xef\xbb\xbf" + OWN.replace("\n", "\r\n").encode()) == parse_own(
+        OWN.encode()
+    )
+
+
+def test_imagers_file_is_read_but_for_passwords_to_log_in_with():
+    wishes = parse_imager(IMAGER.encode())
+    assert wishes.problems == []
+    assert (wishes.hostname, wishes.user, wishes.timezone) == ("pi", "bob", "Europe/London")
+    assert wishes.wifi == Wifi("Home", "ab" * 32, hidden=True, country="GB")
+    assert "salt" not in repr(wishes)
+    assert "ab" * 32 not in repr(wishes)
+
+
+def test_ssh_without_a_key_stays_off_and_says_so():
+    wishes = parse_imager(b"config_version = 1\n[ssh]\nenabled = true\nauthorized_keys = []")
+    assert wishes.ssh_keys == []
+    assert wishes.problems == ["custom.toml: SSH stays off, since no public key is given"]
+
+
+def test_ours_counts_where_both_ask():
+    both = merge(parse_imager(IMAGER.encode()), parse_own(OWN.encode()))
+    assert both.hostname == "kitchen-box"
+    assert both.wifi.ssid == "Home"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[system\n", "cannot be read"),
+        ("[system]\nhostname = 'a b'", "cannot be a hostname"),
+        ("[system]\nhostname = '../x'", "cannot be a hostname"),
+        ("[system]\nuser = 'root:x'", "cannot be a user"),
+        ("[system]\ntimezone = '../../etc/shadow'", "cannot be a timezone"),
+        ('[system]\nssh_keys = ["ssh-ed25519 AAAA\\nssh-rsa B"]', "no SSH public keys"),
+        ("[system.wifi]\nssid = ''\npassword = '12345678'", "1 to 32 bytes"),
+        ('[system.wifi]\nssid = "a\\n[x]"', "can be printed"),
+        ("[system.wifi]\nssid = 'a'\npassword = 'short'", "8 to 63 characters"),
+        ("[system.wifi]\nssid = 'a'\ncountry = 'Germany'", "is no country"),
+        ("[system]\nhostnme = 'a'", "has no 'hostnme'"),
+        ("system = 3", "is not a table"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_the_rest_counts(text, problem):
+    wishes = parse_own(text.encode())
+    assert len(wishes.problems) == 1
+    assert problem in wishes.problems[0]
+    assert (wishes.hostname, wishes.user, wishes.wifi, wishes.ssh_keys) == ("", "", None, [])
+
+
+def test_a_file_too_large_or_of_no_text_is_not_used():
+    assert "65536 are allowed" in parse_own(b"#" * 65_537).problems[0]
+    assert "cannot be read" in parse_own(b"\xff\xfe").problems[0]
+
+
+def test_a_wifi_name_with_odd_characters_survives_its_file():
+    text = keyfile(Wifi(" a;b\\c", "correct horse"))
+    assert "ssid=\\sa\\;b\\\\c\n" in text
+    assert "psk=correct horse\n" in text
+
+
+def test_a_first_start_sets_the_system_up_and_leaves_no_secret(places):
+    root, boot, _ = places
+    (root / "etc/NetworkManager/system-connections").mkdir(parents=True)
+    (root / "usr/share/zoneinfo/Europe").mkdir(parents=True)
+    (root / "usr/share/zoneinfo/Europe/Berlin").touch()
+    (boot / "hearth.toml").write_text(OWN)
+    assert start(places) == []
+    assert (root / "etc/hostname").read_text() == "kitchen-box\n"
+    assert "127.0.1.1 kitchen-box" in (root / "etc/hosts").read_text()
+    assert (root / "home/ann/.ssh/authorized_keys").read_text() == f"{KEY}\n"
+    wifi = root / "etc/NetworkManager/system-connections/hearth-wifi.nmconnection"
+    assert "psk=correct horse" in wifi.read_text()
+    assert wifi.stat().st_mode & 0o777 == 0o600
+    assert (root / "etc/hearth/hearth.toml").read_text() == 'name = "Kitchen"\nscrub_days = 14\n'
+    assert sorted(path.name for path in boot.iterdir()) == ["hearth.toml.read"]
+    assert "correct" not in (boot / "hearth.toml.read").read_text()
+    assert start(places) == []
+    assert (root / "etc/hostname").read_text() == "kitchen-box\n"
+
+
+def test_without_any_file_the_host_name_is_made_of_the_id(places):
+    assert start(places) == []
+    assert (places[0] / "etc/hostname").read_text() == "hearth-56789a\n"
+
+
+def test_settings_that_the_service_would_refuse_leave_the_old_ones_in_force(places):
+    root, boot, _ = places
+    (root / "etc/hearth").mkdir()
+    (root / "etc/hearth/hearth.toml").write_text('name = "Old"\n')
+    (boot / "hearth.toml").write_text('max_queue = "many"\n[system]\nhostname = "new"')
+    said = start(places)
+    assert len(said) == 1
+    assert "hearth.toml was not taken" in said[0]
+    assert (root / "etc/hearth/hearth.toml").read_text() == 'name = "Old"\n'
+    assert sorted(path.name for path in (root / "etc/hearth").iterdir()) == ["hearth.toml"]
+    assert (root / "etc/hostname").read_text() == "new\n"
+
+
+def test_the_file_that_takes_all_keys_back_counts_once(places):
+    _, boot, state = places
+    (boot / "hearth-reset-keys").touch()
+    assert start(places) == []
+    assert (state / "reset-claim").exists()
+    assert list(boot.iterdir()) == []
+
+
+def test_a_wiped_file_is_overwritten_where_it_lies(tmp_path):
+    path = tmp_path / "hearth.toml"
+    path.write_text("secret" * 100)
+    same = path.open("rb")
+    wipe(path)
+    with same:
+        assert b"secret" not in same.read()
