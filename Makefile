@@ -35,11 +35,10 @@ bench:
 	@tools/setup dev
 	@.venv/bin/python tests/bench $(ARGS)
 
-WHEELHOUSE ?= build/wheels-$(BOARD)
 image:
 	@tools/setup dev
-	@[ -d $(WHEELHOUSE)/wheels ] || images/wheelhouse $(if $(filter rpi,$(BOARD)),arm64,amd64) $(WHEELHOUSE)
-	@.venv/bin/python images/build $(BOARD) --wheelhouse $(WHEELHOUSE) $(ARGS)
+	@wheels=$${WHEELHOUSE:-$$(tools/wheelhouse --arch $(if $(filter rpi,$(BOARD)),arm64,amd64) --out build)} \
+	  && .venv/bin/python images/build $(BOARD) --wheelhouse "$$wheels" $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -20,9 +20,9 @@ def build(board: Board, out: Path, wheels: Path, version: str, epoch: int, *, fr
     checksums lie beside it. Raises BuildError."""
     if sys.version_info[:2] != _PYTHON:
         raise BuildError(f"needs Debian 12's Python 3.11; this is {sys.version.split()[0]}")
-    if not list((wheels / "wheels").glob("hearth-*.whl")):
-        raise BuildError(f"{wheels} holds no wheels/hearth-*.whl; make one with: "
-                         f"images/wheelhouse {board.architecture} {wheels}")  # fmt: skip
+    if not (wheels / "RELEASE").is_file():
+        raise BuildError(f"{wheels} is no wheelhouse; make one with: "
+                         f"tools/wheelhouse --arch {board.architecture}")  # fmt: skip
     require(board.architecture, board.scheme)
     out.mkdir(parents=True, exist_ok=True)
     debian = base.archive(board, epoch, fresh=fresh)
@@ -58,7 +58,8 @@ def _finish(board: Board, out: Path, work: Path, version: str, epoch: int) -> Pa
 def boot_files(board: Board, work: Path, version: str) -> dict[str, Path]:
     """What the boot partition holds: path inside -> file."""
     boot = work / "boot"
-    words = f"hearth.root={stage.root_uuid(board.name, version)} {board.cmdline}"
+    # Without "ro", systemd-gpt-auto-generator has the root remounted for writing.
+    words = f"hearth.root={stage.root_uuid(board.name, version)} ro {board.cmdline}"
     (boot / "cmdline").write_text(words)
     if board.scheme == "tryboot":
         (boot / "cmdline.txt").write_text(words + "\n")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.system.booted import REPOSITORY, cache
-from tools.release import contents, seal, wheels
+from tools.release import contents, machines, seal, wheels
 from tools.release.pip import Pip
 
 PARTS = ("appliance", "engine", "systemd", "tools", "pyproject.toml", "README.md")
@@ -35,7 +35,7 @@ class Stand:
         return self.folder / "release.key"
 
     def wheelhouse(self, version):
-        return self.folder / f"hearth-{version}-{contents.architecture()}"
+        return self.folder / f"hearth-{version}-{machines.architecture()}"
 
 
 def build_stand():

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from images.maker import board, uki
+from tests.browser.conftest import CHROMIUM, DESK, FLAGS, require_chromium
 from tests.system import machine
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(3600)]
@@ -23,6 +24,10 @@ pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(3600)]
 TREE = Path(__file__).parents[2]
 OVMF = Path("/usr/share/OVMF")
 MIB = 1 << 20
+LATER_S = 300
+ENABLED = ("hearth.socket", "hearth.service", "hearth-firstboot.service", "hearth-claim.service",
+           "hearth-good-boot.service", "hearth-update.timer")  # fmt: skip
+PAGE_LIMIT_MS = 120_000
 DEATHS = 2  # the tries that hearth-os gives a new system
 STARTED = "BdsDxe: starting"  # the firmware, once per boot
 AGENT = """[Unit]
@@ -32,6 +37,8 @@ After=systemd-tmpfiles-setup-dev.service
 ExecStart=/usr/bin/python3 -S /etc/hearth-test-agent.py
 Restart=always
 """
+# Times are those of real machines; an emulated one is ten times slower.
+PATIENCE = "[Service]\nWatchdogSec=0\nTimeoutStartSec=600\n"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,13 @@ def test_a_box_answers_at_its_first_boot_and_keeps_its_identity(built, tmp_path)
         })  # fmt: skip
         assert reply[0] == 200, reply
         assert reply[1]["message"]["content"]
+        print("its page:", _photographed(box.url, tmp_path / "page.png"))
         assert "Read-only" in box.run("touch", "/usr/x", check=False).errors
+        for unit in ENABLED:
+            assert box.run("systemctl", "is-enabled", unit).output == "enabled\n"
+        assert box.run("systemctl", "--failed", "--plain", "--no-legend").output == ""
+        box.wait_for("claim code", LATER_S)
+        assert "HEARTH-CLAIM.txt" in box.run("ls", "/efi").output
         assert int(box.run("df", "--output=size", "-B1M", "/data").output.split()[-1]) > 2000
         identity = box.run("cat", "/etc/machine-id").output
         assert len(identity.strip()) == 32
@@ -92,12 +105,30 @@ def _machine(image, folder, *drives):
                            options=["-action", "reboot=reset"])  # fmt: skip
 
 
+def _photographed(url, target):
+    """The page as Chromium on the host sees it; where the picture is."""
+    require_chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page = browser.new_page(viewport=DESK)
+        page.set_default_timeout(PAGE_LIMIT_MS)
+        page.goto(url)
+        page.locator("header .dot.on").wait_for()  # the service answers the page's own script
+        page.screenshot(path=target)
+        browser.close()
+    return target
+
+
 def _prepared(image, folder):
     """A copy on a larger disk, with the agent of the tests in /etc of its data partition."""
     copy, data, etc = folder / "disk", folder / "data.ext4", folder / "data/etc/systemd/system"
     _run("cp", "--sparse=always", image, copy)
     (etc / "sysinit.target.wants").mkdir(parents=True)
     (etc / "hearth-test-agent.service").write_text(AGENT)
+    (etc / "hearth.service.d").mkdir()
+    (etc / "hearth.service.d/patience.conf").write_text(PATIENCE)
     (etc / "sysinit.target.wants/hearth-test-agent.service").symlink_to(
         "../hearth-test-agent.service"
     )
@@ -144,8 +175,8 @@ def _bad_update(good, folder):
 
 def _wheels(work):
     # Never llama.cpp from pip's cache: that is for this processor, and dies by SIGILL elsewhere.
-    _run(TREE / "images/wheelhouse", "amd64", work / "wheelhouse")
-    return work / "wheelhouse"
+    _run(TREE / "tools/wheelhouse", "--out", work / "wheelhouse")
+    return next((work / "wheelhouse").iterdir())
 
 
 def _run(*command):

@@ -1,7 +1,6 @@
 """What lies beside the wheels: the installer, the units, the list of requirements, the facts."""
 
 import hashlib
-import platform
 import shutil
 import tomllib
 from collections import defaultdict
@@ -10,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.release import llama
-from tools.release.errors import ReleaseError
+from tools.release.machines import architecture
 from tools.release.wheels import name_and_version
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 FACTS = "RELEASE"  # lines of name=value, read by the installer and by `hearth update`
 
 
@@ -32,14 +30,6 @@ class Project:
         return cls(project["version"], pinned)
 
 
-def architecture() -> str:
-    """Debian's name of this machine's architecture; raises ReleaseError."""
-    machine = platform.machine()
-    if machine not in _ARCHITECTURES:
-        raise ReleaseError(f"Hearth runs on amd64 and arm64, this machine is {machine}")
-    return _ARCHITECTURES[machine]
-
-
 def add_installer(root: Path, building: Path) -> None:
     """Copy install.sh, its parts and the units."""
     shutil.copy2(root / "tools/install.sh", building)
@@ -49,9 +39,14 @@ def add_installer(root: Path, building: Path) -> None:
 
 
 def describe(
-    building: Path, version: str, pythons: Sequence[str], is_native: bool, engine: Path
+    building: Path,
+    version: str,
+    pythons: Sequence[str],
+    is_native: bool,
+    engine: Path,
+    arch: str | None = None,
 ) -> None:
-    """Write requirements.txt and RELEASE."""
+    """Write requirements.txt and RELEASE; `arch` is this machine's unless given."""
     hashes = defaultdict(list)
     for wheel in sorted((building / "wheels").glob("*.whl")):
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -63,7 +58,7 @@ def describe(
     (building / "requirements.txt").write_text("\n".join([*lines, ""]))
     facts = {
         "version": version,
-        "arch": architecture(),
+        "arch": arch or architecture(),
         "python": " ".join(pythons),
         "glibc": llama.newest_glibc(engine),
         "cpu": "native" if is_native else "any",

@@ -1,4 +1,5 @@
-"""The wheel of llama-cpp-python: compiled for every processor of the architecture, or for this one.
+"""The wheel of llama-cpp-python: compiled for every processor of the architecture, or for this one;
+for another architecture by Debian's cross compiler, for its oldest processor.
 
 `-march=native`, which pip's own build uses, ends with "illegal instruction" on another box. The
 portable build has one library per level of instructions (GGML_CPU_ALL_VARIANTS), and llama.cpp
@@ -14,8 +15,11 @@ import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from tools.release import machines
 from tools.release.errors import ReleaseError
 from tools.release.pip import Pip
 
@@ -30,6 +34,8 @@ _PORTABLE = (
     "-DCMAKE_INSTALL_RPATH=$ORIGIN",
     "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
 )
+_FOREIGN = ("-DGGML_NATIVE=OFF", "-DGGML_CPU_ARM_ARCH=armv8-a")
+_TOOLCHAINS = Path(__file__).parent
 _GOMP = "libgomp.so.1"
 
 
@@ -39,6 +45,8 @@ def describe(options: argparse.Namespace) -> str:
         return f"from {options.llama}"
     if options.native:
         return "for this processor (minutes, unless pip has it in its cache)"
+    if options.arch != machines.architecture():
+        return f"for the oldest {options.arch} (minutes, unless it is in the cache)"
     return "for every processor (minutes, unless it is in the cache)"
 
 
@@ -52,9 +60,11 @@ def wheel(options: argparse.Namespace, requirement: str, scratch: Path, pip: Pip
     elif options.native:
         pip.run("wheel", "--no-deps", "-w", out, requirement)
         (made,) = out.glob("llama_cpp_python-*.whl")
+    elif options.arch == machines.architecture():
+        made = _kept(requirement, _PORTABLE, out, pip)
     else:
-        made = _portable(requirement, out, pip)
-    return _completed(made, scratch)
+        made = _crossed(requirement, options.arch, out, pip)
+    return _completed(made, scratch, _compiler(options.arch))
 
 
 def is_portable(made: Path) -> bool:
@@ -75,13 +85,35 @@ def newest_glibc(made: Path) -> str:
     return f"2.{max(found, default=17)}"
 
 
-def _portable(requirement: str, out: Path, pip: Pip) -> Path:
+def _crossed(requirement: str, arch: str, out: Path, pip: Pip) -> Path:
+    machine = machines.machine_of(arch)
+    toolchain = _TOOLCHAINS / f"cross-{machine}.cmake"
+    if not toolchain.exists():
+        raise ReleaseError(f"wheels for {arch} are made on {arch}: run this there")
+    if shutil.which(_compiler(arch)) is None:
+        raise ReleaseError(f"no cross compiler: sudo apt-get install g++-{machine}-linux-gnu")
+    flags = (*_FOREIGN, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
+    return _kept(requirement, flags, out, pip, {"_PYTHON_HOST_PLATFORM": f"linux-{machine}"})
+
+
+def _compiler(arch: str) -> str:
+    is_own = arch == machines.architecture()
+    return "cc" if is_own else f"{machines.machine_of(arch)}-linux-gnu-g++"
+
+
+def _kept(
+    requirement: str,
+    flags: tuple[str, ...],
+    out: Path,
+    pip: Pip,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Built once for a version and a set of flags, kept in the user's cache."""
-    wanted = " ".join((requirement, *_PORTABLE)).encode()
+    wanted = " ".join((requirement, *flags)).encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hearth/wheels"
     kept = cache / hashlib.sha256(wanted).hexdigest()[:16]
     if not kept.is_dir():
-        environ = {**os.environ, "CMAKE_ARGS": " ".join(_PORTABLE)}
+        environ = {**os.environ, **more, "CMAKE_ARGS": " ".join(flags)}
         pip.run("wheel", "--no-deps", "--no-cache-dir", "--no-binary", "llama-cpp-python",
                 "-w", out, requirement, environ=environ)  # fmt: skip
         cache.mkdir(parents=True, exist_ok=True)
@@ -92,11 +124,11 @@ def _portable(requirement: str, out: Path, pip: Pip) -> Path:
     return made
 
 
-def _completed(made: Path, scratch: Path) -> Path:
+def _completed(made: Path, scratch: Path, compiler: str) -> Path:
     """The same wheel with libgomp, and without the second copies and headers that pip's build
     leaves beside the package."""
     done = scratch / made.name
-    gomp = Path(_gomp()).read_bytes()
+    gomp = Path(_gomp(compiler)).read_bytes()
     with zipfile.ZipFile(made) as old, zipfile.ZipFile(done, "w", zipfile.ZIP_DEFLATED) as new:
         record = []
         for info in old.infolist():
@@ -121,11 +153,11 @@ def _record_line(name: str, data: bytes) -> str:
     return f"{name},sha256={digest},{len(data)}"
 
 
-def _gomp() -> str:
+def _gomp(compiler: str) -> str:
     """The compiler's OpenMP library; raises ReleaseError."""
     try:
         asked = subprocess.run(
-            ["cc", f"-print-file-name={_GOMP}"], capture_output=True, text=True, check=True
+            [compiler, f"-print-file-name={_GOMP}"], capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         asked = ""

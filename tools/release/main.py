@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.release import contents, llama, seal, wheels
+from tools.release import contents, llama, machines, seal, wheels
 from tools.release.errors import ReleaseError
 from tools.release.pip import Pip
 
@@ -31,8 +31,8 @@ processor time, once; the wheel is kept in ~/.cache/hearth/wheels.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; the exit status: 0 done, 1 failed, 2 wrong usage."""
-    options = _parse(arguments)
     try:
+        options = _parse(arguments)
         with tempfile.TemporaryDirectory(prefix="hearth-wheelhouse-") as scratch:
             print(_make(options, Path(scratch)))
     except ReleaseError as error:
@@ -49,6 +49,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="where the folder is made (default: dist)")  # fmt: skip
     parser.add_argument("--tar", action="store_true",
                         help="also write it as one file beside the folder")  # fmt: skip
+    parser.add_argument("--arch", choices=machines.architectures(),
+                        default=machines.architecture(),
+                        help="of the machines that it is for (default: %(default)s)")  # fmt: skip
     llama_from = parser.add_mutually_exclusive_group()
     llama_from.add_argument("--native", action="store_true",
                             help="compile llama.cpp for this very processor only")  # fmt: skip
@@ -62,7 +65,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sign", type=Path, metavar="KEY",
                         help="sign with this Ed25519 private key (PEM), so that `hearth update`"
                         " takes it; make one: openssl genpkey -algorithm ed25519")  # fmt: skip
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.native and options.arch != machines.architecture():
+        parser.error(f"--native is for this machine, which is not {options.arch}")
+    return options
 
 
 def _make(options: argparse.Namespace, scratch: Path) -> Path:
@@ -74,17 +80,20 @@ def _make(options: argparse.Namespace, scratch: Path) -> Path:
     _say("llama.cpp: " + llama.describe(options))
     engine = llama.wheel(options, project.llama, scratch, pip)
     options.out.mkdir(parents=True, exist_ok=True)
-    name = f"hearth-{project.version}-{contents.architecture()}"
+    name = f"hearth-{project.version}-{options.arch}"
+    machine = machines.machine_of(options.arch)
     building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=options.out))
     try:
         _say("collecting what they need")
-        pythons = wheels.collect(building / "wheels", mine, engine, options.pythons, pip)
+        pythons = wheels.collect(building / "wheels", mine, engine, options.pythons, pip, machine)
         pip.fetch_itself(building / "bootstrap")
         if options.interpreter:
-            pythons = wheels.add_interpreter(options.interpreter, building, pythons)
+            pythons = wheels.add_interpreter(options.interpreter, building, pythons, machine)
         contents.add_installer(ROOT, building)
-        is_native = options.native or not llama.is_portable(engine)
-        contents.describe(building, project.version, pythons, is_native, engine)
+        # Another machine's is always for the oldest processor, this one's only if it is portable.
+        is_own = options.arch == machines.architecture()
+        is_native = options.native or (is_own and not llama.is_portable(engine))
+        contents.describe(building, project.version, pythons, is_native, engine, options.arch)
         seal.seal(building, options.sign)
         done = _replace(building, options.out / name)
     finally:

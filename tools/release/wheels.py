@@ -30,26 +30,34 @@ def build_hearth(root: Path, scratch: Path, pip: Pip) -> Path:
     return wheel
 
 
-def collect(folder: Path, mine: Path, engine: Path, pythons: Sequence[str], pip: Pip) -> list[str]:
-    """Fill `folder` for this Python and for `pythons`; all of them, like 3.11, the oldest first."""
+def collect(
+    folder: Path, mine: Path, engine: Path, pythons: Sequence[str], pip: Pip, machine: str
+) -> list[str]:
+    """Fill `folder` for this Python and for `pythons`, on `machine` (like aarch64); all of them,
+    like 3.11, the oldest first."""
     folder.mkdir()
     for wheel in (mine, engine):
         shutil.copy2(wheel, folder)
-    pip.run("download", "--quiet", "--only-binary", ":all:", "--find-links", folder,
-            "-d", folder, f"hearth[llama] @ {(folder / mine.name).as_uri()}")  # fmt: skip
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    foreign = [] if machine == platform.machine() else _words_for(here, machine)
+    pip.run("download", "--quiet", "--only-binary", ":all:", "--find-links", folder, *foreign,
+            "-d", folder, f"hearth[llama] @ {(folder / mine.name).as_uri()}")  # fmt: skip
     others = [
         f"{name}=={version}"
         for name, version in sorted({name_and_version(w) for w in folder.glob("*.whl")})
         if name not in {"hearth", "llama-cpp-python"}
     ]
     for python in {*pythons} - {here}:
-        platforms = [f"--platform=manylinux_2_{n}_{platform.machine()}" for n in _GLIBC]
         pip.run("download", "--quiet", "--no-deps", "--only-binary", ":all:",
-                "--implementation", "cp", "--python-version", python, *platforms,
-                f"--platform=manylinux2014_{platform.machine()}", "-d", folder,
-                *others)  # fmt: skip
+                *_words_for(python, machine), "-d", folder, *others)  # fmt: skip
     return sorted({here, *pythons}, key=lambda text: [int(part) for part in text.split(".")])
+
+
+def _words_for(python: str, machine: str) -> list[str]:
+    """What pip must be told to fetch for another Python, or another machine."""
+    tags = [*(f"manylinux_2_{n}" for n in _GLIBC), "manylinux2014", "linux"]
+    platforms = [f"--platform={tag}_{machine}" for tag in tags]
+    return ["--implementation=cp", f"--python-version={python}", *platforms]
 
 
 def name_and_version(wheel: Path) -> tuple[str, str]:
@@ -58,16 +66,18 @@ def name_and_version(wheel: Path) -> tuple[str, str]:
     return re.sub(r"[-_.]+", "-", name).lower(), version
 
 
-def add_interpreter(archive: Path, building: Path, pythons: Sequence[str]) -> list[str]:
-    """Copy the archive; raises ReleaseError if it is not one for this machine and these wheels."""
+def add_interpreter(
+    archive: Path, building: Path, pythons: Sequence[str], machine: str
+) -> list[str]:
+    """Copy the archive; raises ReleaseError if it is not one for `machine` and these wheels."""
     found = _INTERPRETER.fullmatch(archive.name)
     if found is None or not archive.is_file():
         raise ReleaseError(
             f"{archive} is not an interpreter: fetch cpython-3.…-<machine>-unknown-linux-gnu-"
             "install_only.tar.gz of python-build-standalone"
         )
-    if found[2] != platform.machine():
-        raise ReleaseError(f"{archive.name} is not for {platform.machine()}")
+    if found[2] != machine:
+        raise ReleaseError(f"{archive.name} is not for {machine}")
     if found[1] not in pythons:
         raise ReleaseError(
             f"{archive.name} is Python {found[1]}, the wheels are for {' '.join(pythons)}:"

@@ -25,17 +25,15 @@ printf '127.0.0.1 localhost hearth\n::1 localhost hearth\n' >"$root/etc/hosts"
 ln -sfn /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 mkdir -p "$root/data" "$root/efi" "$root/var/lib/hearth" "$root/opt/hearth"
 
+# One number for all versions: /var/lib/hearth outlives them. The installer finds the account made.
 grep -q '^hearth:' "$root/etc/passwd" || {
   echo 'hearth:x:990:990:Hearth:/var/lib/hearth:/usr/sbin/nologin' >>"$root/etc/passwd"
   echo 'hearth:x:990:' >>"$root/etc/group"
   echo 'hearth:!*:1::::::' >>"$root/etc/shadow"
   echo 'hearth:!*::' >>"$root/etc/gshadow"
 }
-enable multi-user.target systemd-networkd.service systemd-resolved.service \
-  hearth.service hearth-good-boot.service
+enable multi-user.target systemd-networkd.service systemd-resolved.service
 enable sysinit.target hearth-grow.service
-mkdir -p "$units/boot-complete.target.requires"
-ln -sfn ../hearth-good-boot.service "$units/boot-complete.target.requires/hearth-good-boot.service"
 # The network is not waited for: the service answers as soon as there is one.
 off ssh.service systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
   dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service

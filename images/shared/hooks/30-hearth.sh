@@ -1,36 +1,27 @@
 #!/usr/bin/env bash
-# Installs Hearth's wheels as a release, as the installer lays it out; no program of the root runs.
+# Installs the release in WHEELHOUSE by the installer that any Debian gets it from, and makes of it
+# what an image has beside: set up from the boot partition, starts that are counted.
 set -euo pipefail
 root=$1
-wheel=$(ls "$WHEELHOUSE"/wheels/hearth-*.whl | head -1)
-version=$(basename "$wheel" | cut -d- -f2)
-release=/opt/hearth/releases/$version
-python=$(basename "$(readlink -f "$root/usr/bin/python3")")
-library=$release/lib/$python/site-packages
+export root
 
-# --target leaves the programs of other packages in a bin/ of its own: only ours is wanted.
-"$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check \
-  --no-warn-conflicts --root-user-action=ignore --only-binary :all: --python-version 3.11 \
-  $(case $ARCH in amd64) m=x86_64 ;; arm64) m=aarch64 ;; esac
-    for tag in manylinux_2_34 manylinux_2_28 manylinux_2_17 manylinux2014 linux; do
-      printf -- '--platform %s_%s ' "$tag" "$m"
-    done) \
-  --implementation cp --abi cp311 --abi abi3 --abi none \
-  --target "$root$library" "$WHEELHOUSE"/wheels/*.whl
-rm -rf "${root:?}$library/bin"
-find "$root$library" -name direct_url.json -delete # the builder's paths are nobody's business
-# The root is read-only, so byte code is written now; by content, so that times do not matter.
-"$PYTHON" -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$root" "$root$library"
+# The installer runs programs of the root, which has no devices: those that they need are lent, in
+# a mount namespace that ends with them.
+lend='
+set -euo pipefail
+for each in null zero urandom; do
+  : >"$root/dev/$each"
+  mount --bind "/dev/$each" "$root/dev/$each"
+done
+mount --rbind /proc "$root/proc"
+"$IMAGES/../tools/install.sh" --root "$root" --wheelhouse "$WHEELHOUSE"
+chroot "$root" systemctl --quiet enable hearth-firstboot hearth-claim hearth-good-boot'
+unshare --mount --propagation private bash -c "$lend"
+rm -f "$root"/dev/{null,zero,urandom}
+: >"$root/etc/hearth/image" # what the units of an image ask for
 
-mkdir -p "$root$release/bin"
-ln -s "/usr/bin/$python" "$root$release/bin/python3"
-printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >"$root$release/pyvenv.cfg"
-cat >"$root$release/bin/hearth" <<END
-#!$release/bin/python3
-from appliance.cli.main import main
-
-main()
-END
-chmod 0755 "$root$release/bin/hearth"
-ln -sfn "releases/$version" "$root/opt/hearth/current"
-ln -sfn /opt/hearth/current/bin/hearth "$root/usr/bin/hearth"
+# pip's byte code goes by the times of files, which an image sets: written anew, by their content,
+# since a root that is only read could not do so at every start.
+release=$root/opt/hearth/$(readlink "$root/opt/hearth/current")
+find "$release" -name __pycache__ -prune -exec rm -r {} +
+"$PYTHON" -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$root" "$release/lib"
