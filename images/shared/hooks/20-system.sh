@@ -39,3 +39,5 @@ off ssh.service systemd-networkd-wait-online.service apt-daily.timer apt-daily-u
   dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service
 rm -f "$units"/sockets.target.wants/ssh.socket "$units/sshd.service"
 enable sysinit.target hearth-trial.service
+cp "$root/usr/share/systemd/tmp.mount" "$units/" # /tmp is on the root, which is only read
+enable local-fs.target tmp.mount
