@@ -87,7 +87,7 @@ def test_an_update_whose_kernel_dies_gives_way_to_the_old_system(built, tmp_path
     bad = _bad_update(built / "hearth-minipc-0.1.0.update", tmp_path)
     with _machine(image, tmp_path, bad) as box:
         box.wait_ready(900)
-        print(box.run("/usr/lib/hearth-os/hearth-os", "update", "/dev/vdb").output)
+        print(box.run("/usr/lib/hearth-os/hearth-os", "update", "/dev/vdb", limit_s=900).output)
         assert "hearth_0.2.0+2.efi" in box.run("ls", "/efi/EFI/Linux").output
         box.run("systemctl", "reboot", "--no-block")
         box.wait_for("Kernel panic", 900)
@@ -121,6 +121,7 @@ def _photographed(url, target):
         page.set_default_timeout(PAGE_LIMIT_MS)
         page.goto(url)
         page.locator("header .dot.on").wait_for()  # the service answers the page's own script
+        page.wait_for_function("() => [...document.images].every(each => each.complete)")
         page.screenshot(path=target)
         browser.close()
     return target

@@ -109,7 +109,8 @@ def _kept(
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Built once for a version and a set of flags, kept in the user's cache."""
-    wanted = " ".join((requirement, *flags)).encode()
+    # Wherever this tree lies, it is the same wheel.
+    wanted = " ".join((requirement, *flags)).replace(f"{_TOOLCHAINS}/", "").encode()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hearth/wheels"
     kept = cache / hashlib.sha256(wanted).hexdigest()[:16]
     if not kept.is_dir():
