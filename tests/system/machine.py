@@ -190,7 +190,10 @@ class Machine:
             self._agent = _Lines(self._path("agent"), self._is_on, limit_s)
             self._agent.read()  # its hello
         self._agent.write({"argv": [str(each) for each in argv], "input": input_text})
-        done = Done(**self._agent.read(limit_s))
+        answer = self._agent.read(limit_s)
+        while "hello" in answer:  # the system inside has been started anew
+            answer = self._agent.read(limit_s)
+        done = Done(**answer)
         assert not check or done.status == 0, f"{argv}: {done.errors}{done.output}"
         return done
 
