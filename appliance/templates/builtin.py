@@ -35,6 +35,8 @@ PARSERS: Mapping[str, ParserFacts] = {
     "deepseek3": ParserFacts("deepseek", _THINK),
     "functiongemma": ParserFacts("functiongemma"),
     "harmony": ParserFacts("harmony"),
+    "lfm2": ParserFacts("lfm"),
+    "lfm2-thinking": ParserFacts("lfm", _THINK),
     "ministral": ParserFacts("mistral"),
     "passthrough": ParserFacts("none"),
     "qwen3": ParserFacts("hermes"),

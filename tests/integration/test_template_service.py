@@ -102,7 +102,9 @@ def test_a_model_that_only_a_newer_renderer_could_ask_says_so(served):
     reply = send(served, "POST", "/api/chat", body={"model": "lost", "messages": ASK})
     error = assert_error(reply, 400, "/api/chat")
     assert "lost:latest cannot be talked to: RENDERER qwen9.9 is none of" in error
-    assert "has no other template" in Command(served.url)("show", "--why", "lost").stdout
+    assert (
+        "prompts: none, for RENDERER qwen9.9" in Command(served.url)("show", "--why", "lost").stdout
+    )
 
 
 @pytest.mark.parametrize("word", ["renderer", "parser"])
