@@ -131,6 +131,21 @@ def test_calls_and_their_results():
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["qwen3-vl-instruct", "qwen3-vl-thinking", "qwen3.5", "qwen3-coder"]
+)
+def test_calls_without_a_word(name):
+    call = (
+        XML
+        if name in ("qwen3.5", "qwen3-coder")
+        else '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern", "days": 2}}\n</tool_call>'
+    )
+    silent = Message("assistant", "", tool_calls=(CALL, CALL))
+    assert rendered(name, silent, ASK, think=False, add_generation_prompt=False) == (
+        f"<|im_start|>assistant\n{call}\n{call}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    )
+
+
 def test_tools():
     vl = rendered("qwen3-vl-instruct", SYSTEM, ASK, tools=[WEATHER])
     assert vl.startswith(
