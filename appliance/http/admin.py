@@ -120,7 +120,8 @@ async def plan(request: web.Request) -> web.StreamResponse:
         raise unknown_model(typed) from error
     own = await asyncio.to_thread(lambda: stored.parameters)
     found = await request.app[MODELS].plan(stored, merge({}, own, {}).values)
-    return json_response(plan_answer(stored.name.short, found))
+    template = await asyncio.to_thread(stored.chat_template)
+    return json_response(plan_answer(stored.name.short, found, template.why))
 
 
 async def not_yet(request: web.Request) -> web.StreamResponse:
