@@ -227,6 +227,9 @@ SETTINGS: tuple[Setting, ...] = (
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
     Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
     Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
+    Setting("go_template", "auto", _choice("auto", "on", "off"),
+            "a Modelfile's TEMPLATE before the GGUF's own: on always, off never; auto: unless the"
+            " GGUF's can do more (tools, thinking)"),
     Setting("access_lan", "open", _choice("open", "keys", "off"),
             "who on the network may use models: open lets guests chat and list, keys wants a key of"
             " everybody, off answers nobody but the box itself"),
@@ -328,6 +331,7 @@ class Settings:
     state: Path
     models: Path | None
     engine: str
+    go_template: str
     model_engines: Mapping[str, str]  # model name as written -> engine
     name: str
     discovery: str

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from appliance.config import Settings, default_state, find_file, load_settings
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, LibraryError
 from appliance.library.blobs import atomic_write
 
 log = logging.getLogger("hearth.settings")
@@ -42,5 +42,5 @@ def keep(settings: Settings) -> None:
         text = settings.file.read_bytes()
         if not copy.is_file() or copy.read_bytes() != text:
             atomic_write(copy, text)
-    except OSError as error:
+    except (OSError, LibraryError) as error:
         log.warning("no copy of the settings is kept: %s", error)

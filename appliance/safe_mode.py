@@ -12,6 +12,7 @@ import logging
 import time
 from pathlib import Path
 
+from appliance.errors import LibraryError
 from appliance.library.blobs import atomic_write
 
 log = logging.getLogger("hearth.safe_mode")
@@ -43,14 +44,17 @@ def note_panic(state: Path, error: BaseException) -> None:
     try:
         text = f"{type(error).__name__}: {error}"[:MAX_PANIC]
         atomic_write(state / PANIC, text.encode())
-    except OSError as problem:
+    except (OSError, LibraryError) as problem:
         log.warning("the last error cannot be kept: %s", problem)
 
 
 def end_well(state: Path) -> None:
     """The service was stopped as it should: nothing is held against the next run. Blocking."""
-    for name in (FILE, PANIC):
-        (state / name).unlink(missing_ok=True)
+    try:
+        for name in (FILE, PANIC):
+            (state / name).unlink(missing_ok=True)
+    except OSError as error:  # a read-only disk
+        log.warning("cannot note that the service stopped well: %s", error)
 
 
 def _stored(state: Path) -> dict[str, object]:
@@ -75,7 +79,7 @@ def _crashes(state: Path, boot: str) -> list[float]:
 def _write(state: Path, text: str) -> None:
     try:
         atomic_write(state / FILE, text.encode())
-    except OSError as error:  # a full disk must not keep the service from serving
+    except (OSError, LibraryError) as error:  # a full disk must not keep the service from serving
         log.warning("crashes cannot be counted: %s", error)
 
 

@@ -96,7 +96,9 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
         loop.add_signal_handler(number, stop.set)
     leds = Leds(settings.led)
     await leds.open()
-    library = Library(settings.models_dir, settings.state / MAPS_FOLDER)
+    library = Library(
+        settings.models_dir, settings.state / MAPS_FOLDER, go_template=settings.go_template
+    )
     state = ServiceState()
     models = Models(settings)
     known_time = KnownTime(settings.state)

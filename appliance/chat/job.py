@@ -39,7 +39,7 @@ from appliance.chat.prompt import (
     fit_conversation,
     single_turn,
 )
-from appliance.chat.render.template import choose_template, has_insert
+from appliance.chat.render.template import has_insert
 from appliance.chat.run import Run
 from appliance.chat.scores import activated, require_scoring
 from appliance.errors import UnsupportedError
@@ -253,10 +253,15 @@ class ChatService:
             return Prompt(text, await read(work, text), images=images), plan
         header = await asyncio.to_thread(stored.header)
         requested = work.template or "" if isinstance(work, Completion) else ""
-        own = await asyncio.to_thread(lambda: stored.template)
-        chosen = choose_template(requested, own, str(header.chat_template or ""))
+        chosen = await asyncio.to_thread(stored.chat_template, requested)
+        if chosen.problem:
+            raise UnsupportedError(f"{stored.name.short} cannot be talked to: {chosen.problem}")
         family = await asyncio.to_thread(
-            choose_family, chosen.text, is_go=chosen.is_go, architecture=header.architecture
+            choose_family,
+            chosen.text,
+            is_go=chosen.is_go,
+            architecture=header.architecture,
+            parser=stored.parser,
         )
         tools = offered_tools(request)
         if not opens_answer and chosen.is_go:

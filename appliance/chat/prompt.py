@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from appliance.chat.events import Completion, Message, Tool
 from appliance.chat.render.inputs import RenderInput
-from appliance.chat.render.template import ChatTemplate, render
+from appliance.chat.render.template import render
 from appliance.errors import BadRequestError
 from appliance.library.stored import StoredModel
+from appliance.templates.choice import ChatTemplate
 
 Measure = Callable[[str], Awaitable[list[int]]]
 

@@ -42,6 +42,12 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("POST", "/hearth/v1/claim"): None,  # the code is what it needs
     # infer, list, look
     ("GET", "/api/status"): _CHAT,
+    ("POST", "/api/me"): _CHAT,
+    ("POST", "/api/signout"): _CHAT,
+    ("DELETE", "/api/user/keys/{key}"): _CHAT,
+    ("POST", "/api/experimental/web_search"): _CHAT,
+    ("POST", "/api/experimental/web_fetch"): _CHAT,
+    ("GET", "/api/experimental/model-recommendations"): _CHAT,
     ("POST", "/api/generate"): _CHAT,
     ("POST", "/api/chat"): _CHAT,
     ("POST", "/api/embed"): _CHAT,

@@ -33,7 +33,7 @@ from appliance.http.context import (
     version,
 )
 from appliance.http.doctor import conditions_of, entry
-from appliance.http.errors import FieldError, NotYetError
+from appliance.http.errors import FieldError, NoCloudError, NotYetError
 from appliance.http.neighbours import status_entry as discovery_entry
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
@@ -120,12 +120,20 @@ async def plan(request: web.Request) -> web.StreamResponse:
         raise unknown_model(typed) from error
     own = await asyncio.to_thread(lambda: stored.parameters)
     found = await request.app[MODELS].plan(stored, merge({}, own, {}).values)
-    return json_response(plan_answer(stored.name.short, found))
+    template = await asyncio.to_thread(stored.chat_template)
+    return json_response(plan_answer(stored.name.short, found, template.why))
 
 
 async def not_yet(request: web.Request) -> web.StreamResponse:
     """Routes of a dialect that a later release brings."""
     raise NotYetError(f"{request.path} is not part of this release; a later one brings it")
+
+
+async def no_cloud(request: web.Request) -> web.StreamResponse:
+    """Routes of Ollama's that are about an account at ollama.com, or pass a request on to it."""
+    raise NoCloudError(
+        f"{request.path} asks ollama.com, and this box does not: models run here, with no account"
+    )
 
 
 def _word(state: ServiceState) -> str:

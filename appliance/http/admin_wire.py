@@ -8,13 +8,13 @@ from appliance.trust.gate import Gate
 from appliance.trust.repositories import Repositories
 
 
-def plan_answer(model: str, plan: Plan) -> dict[str, Any]:
-    """GET /hearth/v1/plan."""
+def plan_answer(model: str, plan: Plan, why_template: str) -> dict[str, Any]:
+    """GET /hearth/v1/plan; why_template: how the template for its prompts was chosen."""
     need, memory = plan.need, plan.memory
     return {
         "model": model,
         "engine": plan.engine,
-        "reasons": list(plan.reasons),
+        "reasons": [*plan.reasons, why_template],
         "context_length": plan.context_length,
         "need": {
             "weights": need.weight_bytes,

@@ -105,6 +105,14 @@ from appliance.trust.repositories import Repositories
 
 # Parts of the dialects that later releases bring; a clear refusal beats "404 page not found".
 _NOT_YET = ("/v1/audio/transcriptions",)
+_CLOUD = (
+    ("POST", "/api/me"),
+    ("POST", "/api/signout"),
+    ("DELETE", "/api/user/keys/{key}"),
+    ("POST", "/api/experimental/web_search"),
+    ("POST", "/api/experimental/web_fetch"),
+    ("GET", "/api/experimental/model-recommendations"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +199,9 @@ def _rules(settings: Settings) -> Rules:
 def all_routes() -> list[web.RouteDef]:
     """Every route that there is; `access.py` says what each needs."""
     not_yet = [web.post(path, admin.not_yet) for path in _NOT_YET]
+    no_cloud = [web.route(*each, admin.no_cloud) for each in _CLOUD]
     known = [*_own_routes(), *_ollama_routes(), *_openai_routes(), *_anthropic_routes()]
-    return [*known, *_registry_routes(), *not_yet]
+    return [*known, *_registry_routes(), *not_yet, *no_cloud]
 
 
 def _own_routes() -> list[web.RouteDef]:

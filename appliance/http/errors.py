@@ -51,6 +51,12 @@ class NotYetError(UnsupportedError):
     code = "not_implemented"
 
 
+class NoCloudError(UnsupportedError):
+    """A route of Ollama's that asks ollama.com, which this box does not."""
+
+    code = "no_cloud"
+
+
 class BodyTimeoutError(BadRequestError):
     """The request's body did not come in time."""
 
@@ -117,6 +123,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     ExpectationError: _Row(417, "invalid_request_error"),
     errors.RequestTooLargeError: _Row(413, "invalid_request_error"),
     NotYetError: _Row(501, "invalid_request_error"),
+    NoCloudError: _Row(501, "invalid_request_error"),
     errors.UnauthorizedError: _Row(401, "authentication_error"),
     errors.ForbiddenError: _Row(403, "permission_error"),
     errors.RateLimitedError: _Row(429, "rate_limit_error"),

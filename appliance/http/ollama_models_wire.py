@@ -148,7 +148,7 @@ def show_answer(stored: StoredModel, body: ShowBody, trust: str) -> dict[str, An
         "license": "\n".join(stored.licenses),
         "modelfile": modelfile_text(stored),
         "parameters": parameters_text(stored),
-        "template": stored.template or str(header.chat_template or ""),
+        "template": stored.chat_template().text,
         "system": body.system or stored.system,
         "renderer": stored.renderer,
         "parser": stored.parser,

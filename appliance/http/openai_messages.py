@@ -78,6 +78,21 @@ def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     return named_results(read)
 
 
+def without_begun(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+    """The conversation without its last message, and that one's text: an answer that the client
+    has begun (vLLM, continue_final_message). Raises BadRequestError."""
+    *before, last = messages
+    if last.role != "assistant" or last.tool_calls or last.thinking or last.images:
+        raise FieldError(
+            "continue_final_message",
+            "'continue_final_message' goes on with the last message, which must be the"
+            " assistant's and hold text alone",
+        )
+    if not before:
+        raise FieldError("messages", "the conversation must have a user message")
+    return tuple(before), last.content
+
+
 def _text(part: Any, kind: Any, place: str) -> str:
     if kind in ("text", "input_text") and isinstance(part.get("text"), str):
         return str(part["text"])

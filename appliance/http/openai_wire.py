@@ -2,9 +2,9 @@
 
 Source: OpenAI API reference, chat/completions, completions, embeddings; with the fields that
 Ollama's and vLLM's users add (options, num_ctx, keep_alive, truncate, top_k, min_p,
-repetition_penalty). Too long a prompt is cut as in Ollama, and refused with `truncate` false.
-Known fields that this release does not honour are in `openai_refused.py`. Labels without influence
-on the answer (user, metadata, safety_identifier, prompt_cache_key) are accepted.
+repetition_penalty, continue_final_message). Too long a prompt is cut as in Ollama, and refused with
+`truncate` false. Known fields that this release does not honour are in `openai_refused.py`. Labels
+without influence on the answer (user, metadata, safety_identifier, prompt_cache_key) are accepted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from appliance.http.fields import (
     schema_constraint,
     token_ids_of,
 )
-from appliance.http.openai_messages import ChatMessage, messages_of
+from appliance.http.openai_messages import ChatMessage, messages_of, without_begun
 from appliance.http.tools_wire import ToolBody, ToolChoiceBody, tool_choice_of, tools_of
 from engine.api import Constraint
 
@@ -189,6 +189,8 @@ class ChatRequest(_Common, kw_only=True):
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
     reasoning: Reasoning = msgspec.field(default_factory=Reasoning)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
     render_only: bool = msgspec.field(name="_debug_render_only", default=False)
 
     def to_jobs(self, share: Share, max_messages: int) -> list[JobRequest]:
@@ -197,11 +199,13 @@ class ChatRequest(_Common, kw_only=True):
             raise FieldError("messages", "[] is too short - 'messages'")
         check_count("messages", len(self.messages), max_messages)
         tools = tools_of(self.tools)
+        messages, begun = self._conversation()
         job = replace(
-            self.job(messages_of(self.messages), share),
+            self.job(messages, share),
+            begun=begun,
             tools=tools,
             tool_choice=tool_choice_of(self.tool_choice, tools),
-            think=self._think(),
+            think=False if self.continue_final_message else self._think(),
             thinking_budget=budget_of("reasoning.max_tokens", self.reasoning.max_tokens),
             constraint=self.response_format.constraint(),
             logprobs=self._logprobs(),
@@ -217,6 +221,31 @@ class ChatRequest(_Common, kw_only=True):
                 "max_completion_tokens", "max_tokens and max_completion_tokens differ; send one"
             )
         return older if newer is None else newer
+
+    def _conversation(self) -> tuple[tuple[Message, ...], str]:
+        """The messages, and what the answer begins with already (vLLM, continue_final_message,
+        which wants add_generation_prompt to be false)."""
+        messages = messages_of(self.messages)
+        if not self.continue_final_message:
+            if self.add_generation_prompt is False:
+                raise RefusedFieldError(
+                    "add_generation_prompt",
+                    "'add_generation_prompt' false is supported with 'continue_final_message'"
+                    " alone; leave it out",
+                )
+            return messages, ""
+        if self.add_generation_prompt:
+            raise FieldError(
+                "add_generation_prompt",
+                "'add_generation_prompt' and 'continue_final_message' cannot both be true",
+            )
+        if self._think():
+            raise FieldError(
+                "reasoning_effort",
+                "an answer that has begun cannot be thought about; leave out either"
+                " 'continue_final_message' or the reasoning",
+            )
+        return without_begun(messages)
 
     def _think(self) -> bool | str | None:
         effort = self.reasoning_effort or self.reasoning.effort

@@ -5,20 +5,21 @@ A word of our own is "rerank", for models whose file has a classifier: Ollama ru
 
 from collections.abc import Sequence
 
+from appliance.templates.builtin import parser_thinks
+from appliance.templates.choice import ChatTemplate
 from engine.gguf import Header
 
 
-def of_model(header: Header, *, go_template: str, sees: bool, declared: Sequence[str]) -> list[str]:
+def of_model(
+    header: Header, *, template: ChatTemplate, parser: str, sees: bool, declared: Sequence[str]
+) -> list[str]:
     """The words in the order that Ollama lists them (server/images.go, Capabilities).
 
-    Only the template that renders counts: a Modelfile's TEMPLATE where there is one, else the
-    GGUF's own.
+    Only the template that renders counts, and that the PARSER knows thinking.
     """
     from appliance.templates.facts import abilities_of  # heavy: only when a model is looked at
 
-    is_go = bool(go_template.strip())
-    template = go_template if is_go else header.chat_template or ""
-    abilities = abilities_of(template, is_go=is_go)
+    abilities = abilities_of(template.text, is_go=template.is_go)
     if header.is_reranker:
         found = ["rerank"]
     else:
@@ -29,6 +30,6 @@ def of_model(header: Header, *, go_template: str, sees: bool, declared: Sequence
         found.append("insert")
     if sees:
         found.append("vision")
-    if abilities.thinking:
+    if abilities.thinking or parser_thinks(parser):
         found.append("thinking")
     return found + [word for word in declared if word not in found]

@@ -6,7 +6,7 @@ Synchronous: the HTTP layer drives the generator in a thread. Status lines and e
 those of Ollama's /api/create.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -32,6 +32,7 @@ from appliance.library.manifest import (
 )
 from appliance.library.names import ModelName
 from appliance.library.parameters import PARAMETERS, RETIRED, parse_options
+from appliance.templates.builtin import PARSERS, RENDERERS
 from appliance.templates.gojson import go_json
 from engine.errors import ModelFormatError
 from engine.gguf import Header
@@ -142,6 +143,17 @@ def _check_request(request: CreateRequest) -> None:
     for message in request.messages:
         _message(message)
     _check_template(request.template)
+    _check_name("renderer", request.renderer, RENDERERS)
+    _check_name("parser", request.parser, PARSERS)
+
+
+def _check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Refused here; Ollama finds out when it builds a prompt, or never."""
+    if name and name not in known:
+        raise BadRequestError(
+            f"unknown {what} '{name[:100]}'",
+            hint=f"known: {', '.join(sorted(known))}; without one, the templates tell",
+        )
 
 
 def _check_template(template: str) -> None:

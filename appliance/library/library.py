@@ -62,8 +62,13 @@ Guard = Callable[[StoredModel], None]
 class Library:
     """All models below `models_dir`."""
 
-    def __init__(self, models_dir: Path, maps: Path | None = None) -> None:
-        """maps  where the chunk maps of blobs are kept (chunks.py); None: nowhere"""
+    def __init__(
+        self, models_dir: Path, maps: Path | None = None, *, go_template: str = "auto"
+    ) -> None:
+        """maps         where the chunk maps of blobs are kept (chunks.py); None: nowhere
+        go_template  the setting, for the choice of templates (templates/choice.py)
+        """
+        self.go_template = go_template
         self.blobs = BlobStore(models_dir / "blobs", maps)
         self._manifests = models_dir / "manifests"
         self._lock = threading.RLock()  # held by everything that changes or prunes

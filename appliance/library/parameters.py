@@ -73,7 +73,8 @@ RETIRED = frozenset(
     }
 )
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
+_INT64 = range(-(2**63), 2**63)  # what an integer is in Ollama, and what a worker can be sent
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -92,7 +93,7 @@ def parse_parameter(key: str, texts: Sequence[str]) -> ParameterValue:
         return list(texts)
     text = texts[-1]
     if parameter.kind is Kind.INTEGER and _INTEGER.fullmatch(text):
-        return int(text)
+        return _in_range(key, int(text))
     if parameter.kind is Kind.FLOAT and _FLOAT.fullmatch(text):
         try:
             return shortest_float32(float(text))
@@ -131,10 +132,16 @@ def _typed(parameter: Parameter, value: object) -> ParameterValue:
                 return list(value)
             raise BadRequestError(f'option "{parameter.name}" must be of an array of strings')
         case Kind.INTEGER if number and math.isfinite(value):  # type: ignore[arg-type]
-            return int(value)  # type: ignore[call-overload, no-any-return]
+            return _in_range(parameter.name, int(value))  # type: ignore[call-overload]
         case Kind.FLOAT if number and math.isfinite(value):  # type: ignore[arg-type]
             return float(value)  # type: ignore[arg-type]
     raise BadRequestError(f'option "{parameter.name}" must be of type {parameter.kind}')
+
+
+def _in_range(name: str, value: int) -> int:
+    if value not in _INT64:
+        raise BadRequestError(f"the value of '{name}' has more than 64 bits")
+    return value
 
 
 def _known() -> str:

@@ -28,6 +28,7 @@ from appliance.library.manifest import (
     ModelConfig,
 )
 from appliance.library.names import ModelName
+from appliance.templates.choice import ChatTemplate, Sources, choose_template
 from engine.gguf import LIMITS, Header, read_header
 
 if TYPE_CHECKING:
@@ -54,6 +55,20 @@ class StoredModel:
     def template(self) -> str:
         """The Modelfile's Go template, or empty; a Jinja template is in the GGUF header."""
         return self._last_text(TEMPLATE_TYPE, PROMPT_TYPE)
+
+    def chat_template(self, requested: str = "") -> ChatTemplate:
+        """What renders conversations, of all that the model and the request have; raises as
+        `header` does."""
+        header = self.header()
+        sources = Sources(
+            renderer=self.renderer,
+            parser=self.parser,
+            template=self.template,
+            jinja=str(header.chat_template or ""),
+            architecture=header.architecture,
+            go_template=self._library.go_template,
+        )
+        return choose_template(sources, requested)
 
     @property
     def system(self) -> str:
@@ -164,7 +179,8 @@ class StoredModel:
         header = self.header()
         return capabilities.of_model(
             header,
-            go_template=self.template,
+            template=self.chat_template(),
+            parser=self.parser,
             sees=self.eye is not None,
             declared=self.config.capabilities,
         )

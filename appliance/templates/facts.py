@@ -54,6 +54,11 @@ class Abilities:
     insert: bool = False  # text between a prompt and a suffix
     thinking: bool = False
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """In Ollama's words."""
+        return tuple(name for name in ("tools", "insert", "thinking") if getattr(self, name))
+
 
 def abilities_of(template: str, *, is_go: bool) -> Abilities:
     """The abilities; none for a template that cannot be parsed, as it cannot run either."""
@@ -71,6 +76,22 @@ def abilities_of(template: str, *, is_go: bool) -> Abilities:
         insert="suffix" in variables,
         thinking=go_thinking_tags(tree) is not None,
     )
+
+
+def answers_calls(template: str, *, is_go: bool) -> bool:
+    """Whether it has a place for tools, for calls of them, and for what they returned (Ollama,
+    goTemplateHasToolRoundTrip and chatTemplateHasToolRoundTrip); False if it cannot be parsed."""
+    if not is_go:
+        found = jinja_facts(template)
+        marks = ("tool_response", "tool_results", "TOOL_RESULTS")
+        has_results = "tool" in found.names or any(mark in found.texts for mark in marks)
+        return "tool_calls" in found.names and has_results
+    try:
+        variables = go_variables(compile_template(template).tree)
+    except GoTemplateError:
+        return False
+    marks = ('Role "tool"', "tool_response", "TOOL_RESULTS")
+    return {"tools", "toolcalls"} <= variables and any(mark in template for mark in marks)
 
 
 # -- Go --------------------------------------------------------------------------------------

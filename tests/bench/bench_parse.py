@@ -18,7 +18,8 @@ from appliance.chat.events import Tool
 from appliance.chat.parse.families import Family
 from appliance.chat.parse.tools import forms
 from appliance.chat.render.inputs import RenderInput
-from appliance.chat.render.template import ChatTemplate, render
+from appliance.chat.render.template import render
+from appliance.templates.choice import ChatTemplate
 from engine.text import TextAssembler
 
 STREAMS = 64

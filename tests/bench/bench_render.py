@@ -13,7 +13,8 @@ import harness
 
 from appliance.chat.events import Message, Tool, ToolCall
 from appliance.chat.render.inputs import RenderInput
-from appliance.chat.render.template import ChatTemplate, render
+from appliance.chat.render.template import render
+from appliance.templates.choice import ChatTemplate
 from appliance.templates.go.compiler import compile_tree
 from appliance.templates.go.functions import NAMES
 from appliance.templates.go.parser import parse

@@ -125,6 +125,15 @@ def test_structured_output_as_the_package_parses_it(client):
     assert isinstance(answer.parsed_output, Echo)
 
 
+def test_structured_output_in_a_stream(client):
+    schema = {"type": "object", "properties": {"echo": {"type": "boolean"}}}
+    config = {"format": {"type": "json_schema", "schema": schema}}
+    with client.messages.stream(
+        model="echo", max_tokens=100, messages=HELLO, output_config=config
+    ) as stream:
+        assert set(msgspec.json.decode("".join(stream.text_stream))) <= {"echo"}
+
+
 def test_tokens_are_counted(client):
     counted = client.messages.count_tokens(model="echo", messages=HELLO, system="be brief")
     assert counted.input_tokens == say(client, system="be brief").usage.input_tokens

@@ -89,6 +89,7 @@ def test_a_tool_in_a_stream(model):
 def test_structured_output(model):
     structured = model("echo").with_structured_output(Echo, method="json_schema")
     assert structured.invoke("hello") == Echo(echo=True)
+    assert list(structured.stream("hello"))[-1] == Echo(echo=True)
 
 
 def test_structured_output_by_a_tool(model):
@@ -114,3 +115,8 @@ def test_embeddings(place):
     vectors = OllamaEmbeddings(model="echo", **place)
     assert [len(vector) for vector in vectors.embed_documents(["a", "b"])] == [16, 16]
     assert len(vectors.embed_query("a")) == 16
+
+
+async def test_embeddings_of_the_async_client(place):
+    vectors = OllamaEmbeddings(model="echo", **place)
+    assert [len(vector) for vector in await vectors.aembed_documents(["a", "b"])] == [16, 16]

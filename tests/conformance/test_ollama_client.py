@@ -8,6 +8,14 @@ import pytest
 from pydantic import BaseModel
 
 HELLO = [{"role": "user", "content": "hello there"}]
+
+
+class Echo(BaseModel):
+    """What the echo engine says under any schema."""
+
+    echo: bool
+
+
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
 
 
@@ -59,13 +67,42 @@ def test_chat_in_a_stream(client):
     assert pieces[-1].done_reason == "stop"
 
 
-def test_chat_with_a_format(client):
-    class Echo(BaseModel):
-        echo: bool
+@pytest.mark.parametrize(
+    ("template", "is_gone_on_with"),
+    [
+        (
+            "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
+            "<{{ .Role }}>{{ .Content }}{{ if not $last }}</>{{ end }}"
+            '{{ if and $last (ne .Role "assistant") }}</><assistant>{{ end }}{{ end }}',
+            True,
+        ),
+        ("<user>{{ .Prompt }}</><assistant>{{ .Response }}</>", True),
+        ("{{ range .Messages }}<{{ .Role }}>{{ .Content }}</>{{ end }}<assistant>", False),
+    ],
+    ids=["asks for the last", "one turn at a time", "closes each turn"],
+)
+def test_an_answer_that_has_begun(service, client, tiny_gguf, template, is_gone_on_with):
+    """The template decides, as in Ollama: most of Ollama's own leave the last turn open."""
+    service.create("begun", tiny_gguf, template=template)
+    begun = [*HELLO, {"role": "assistant", "content": "Well, I"}]
+    said = client.chat("begun", begun, keep_alive=0).message.content  # the echo says the prompt
+    assert said.endswith("<assistant>Well, I" if is_gone_on_with else "Well, I</><assistant>")
 
+
+def test_chat_with_a_format(client):
     answer = client.chat("echo", HELLO, format=Echo.model_json_schema())
     assert Echo.model_validate_json(answer.message.content).echo is True
     assert client.chat("echo", HELLO, format="json").message.content == '{"echo": true}'
+
+
+def test_a_form_in_a_stream(client):
+    pieces = client.chat("echo", HELLO, format=Echo.model_json_schema(), stream=True)
+    Echo.model_validate_json("".join(piece.message.content for piece in pieces))
+
+
+async def test_embed_of_the_async_client(async_client):
+    answer = await async_client.embed("echo", ["a", "b"])
+    assert [len(vector) for vector in answer.embeddings] == [16, 16]
 
 
 def test_chat_with_logprobs(client):

@@ -92,6 +92,11 @@ def test_structured_output(client):
 
     parsed = client.chat.completions.parse(model="echo", messages=HELLO, response_format=Echo)
     assert parsed.choices[0].message.parsed == Echo(echo=True)
+    with client.chat.completions.stream(
+        model="echo", messages=HELLO, response_format=Echo
+    ) as stream:
+        streamed = stream.get_final_completion()
+    assert streamed.choices[0].message.parsed == Echo(echo=True)
     in_json = chat(client, response_format={"type": "json_object"})
     assert in_json.choices[0].message.content == '{"echo": true}'
 
@@ -150,6 +155,11 @@ def test_embeddings(client):
     assert as_numbers.usage.prompt_tokens == 2
     cut = client.embeddings.create(model="echo", input="a", dimensions=4)
     assert len(cut.data[0].embedding) == 4
+
+
+async def test_embeddings_of_the_async_client(async_client):
+    answer = await async_client.embeddings.create(model="echo", input=["a", "b"])
+    assert [len(entry.embedding) for entry in answer.data] == [16, 16]
 
 
 def test_models(client):

@@ -169,6 +169,22 @@ def test_infill(client):
         client.completions.create(model="echo", prompt="a", suffix="b")
 
 
+@pytest.mark.parametrize("model", ["echo", NAME])
+def test_a_begun_answer_goes_on_where_it_ends(client, model):
+    """vLLM's fields, as its users send them."""
+    begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Well, I"}]
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    create = client.chat.completions.create
+    answer = create(model=model, messages=begun, extra_body=fields)
+    plain = create(model=model, messages=begun[:1], reasoning_effort="none")
+    said = answer.choices[0].message.content  # the echo says the prompt
+    assert said == plain.choices[0].message.content + "Well, I"
+    stream = create(model=model, messages=begun, extra_body=fields, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == said
+    without = create(model=model, messages=begun).choices[0].message.content
+    assert not without.endswith("Well, I")  # a turn that is over, and a new one
+
+
 def test_an_image_to_a_model_that_cannot_see(client):
     parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]
     with pytest.raises(openai.BadRequestError, match='"actor" does not support vision'):
@@ -182,6 +198,8 @@ def test_an_image_to_a_model_that_cannot_see(client):
         ({"tool_choice": "required"}, "tool_choice needs 'tools'"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, 'only "function" is supported'),
         ({"functions": [{"name": "x"}]}, "send 'tools'"),
+        ({"extra_body": {"continue_final_message": True}}, "must be the assistant's"),
+        ({"extra_body": {"add_generation_prompt": False}}, "leave it out"),
     ],
 )
 def test_one_clear_error(client, fields, text):

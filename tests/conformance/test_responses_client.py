@@ -151,6 +151,8 @@ def test_structured_output(client):
 
     parsed = client.responses.parse(model="echo", input="x", text_format=Echo)
     assert isinstance(parsed.output_parsed, Echo)
+    with client.responses.stream(model="echo", input="x", text_format=Echo) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, Echo)
     in_json = ask(client, text={"format": {"type": "json_object"}})
     assert in_json.output_text == '{"echo": true}'
 

@@ -12,6 +12,7 @@ from appliance.chat.events import Message, Tool, ToolCall
 from appliance.chat.render.inputs import RenderInput
 from appliance.chat.render.jinja import render_jinja
 from appliance.chat.render.jinja_values import message_value, think_variables, tool_source
+from appliance.templates.builtin import RENDERERS, renderer_text
 
 pytest.importorskip("transformers")
 
@@ -208,6 +209,7 @@ TEMPLATES = {
 {{- documents is none }}{{ range(3) | list }}{{ "%s"[0] }}
 """,
 }
+TEMPLATES |= {f"RENDERER {name}": renderer_text(name) for name in RENDERERS}
 PARAMETERS = {
     "type": "object",
     "properties": {

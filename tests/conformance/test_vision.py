@@ -1,4 +1,4 @@
-"""A model that sees, asked through the official packages, all three unchanged."""
+"""A model that sees, asked through the official packages, all four unchanged."""
 
 import base64
 import json
@@ -6,9 +6,12 @@ import zlib
 from contextlib import contextmanager
 
 import anthropic
+import httpx
 import ollama
 import openai
 import pytest
+from langchain_core.messages import HumanMessage
+from langchain_ollama import ChatOllama
 
 from tests.fakes.gguf_builder import tiny_llama_gguf
 from tests.fakes.seeing import bmp, png, png_of, tiny_projector_gguf
@@ -203,6 +206,50 @@ def test_anthropic(by_anthropic, by_ollama):
     assert say(CAT, "what is it?") == chat(by_ollama, CAT)
     assert say("what is ", CAT, "it?") == chat(by_ollama, CAT, text="what is [img]it?")
     assert count(CAT, "what is it?") == count("what is it?") + 64
+
+
+def test_langchain(served, by_ollama):
+    """Whole and in a stream, the picture as a data: URL and as a standard block."""
+    blocks = [
+        {"type": "image_url", "image_url": f"data:image/png;base64,{b64(CAT)}"},
+        {"type": "image", "base64": b64(CAT), "mime_type": "image/png"},
+    ]
+    with httpx.HTTPTransport() as transport:  # closed with the test: the package closes none
+        model = ChatOllama(
+            model=MODEL, base_url=served.url, sync_client_kwargs={"transport": transport}
+        )
+        for block in blocks:
+            text = {"type": "text", "text": "what is it?"}
+            message = HumanMessage(content=[text, block])
+            answer = model.invoke([message])
+            # the package puts a line break before each part
+            assert answer.content == chat(by_ollama, CAT, text="\nwhat is it?")
+            assert "".join(piece.content for piece in model.stream([message])) == answer.content
+
+
+def test_pictures_with_streams(by_ollama, by_openai, by_anthropic):
+    said = chat(by_ollama, CAT)
+    text = {"type": "text", "text": "what is it?"}
+    message = {"role": "user", "content": "what is it?", "images": [b64(CAT)]}
+    pieces = by_ollama.chat(model=MODEL, messages=[message], stream=True)
+    assert "".join(piece.message.content for piece in pieces) == said
+    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64(CAT)}"}}
+    chunks = by_openai.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": [url, text]}],
+        temperature=0,
+        max_tokens=8,
+        stream=True,
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == said
+    source = {"type": "base64", "media_type": "image/png", "data": b64(CAT)}
+    with by_anthropic.messages.stream(
+        model=MODEL,
+        max_tokens=8,
+        messages=[{"role": "user", "content": [{"type": "image", "source": source}, text]}],
+        extra_body={"temperature": 0},
+    ) as stream:
+        assert "".join(stream.text_stream) == said
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,24 @@ def test_small_pages(service):
     assert send(service, "GET", "/api/status").json["cloud"]["disabled"] is True
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/me"),
+        ("POST", "/api/signout"),
+        ("DELETE", "/api/user/keys/abc"),
+        ("POST", "/api/experimental/web_search"),
+        ("POST", "/api/experimental/web_fetch"),
+        ("GET", "/api/experimental/model-recommendations"),
+    ],
+)
+def test_what_asks_a_cloud_is_refused(service, method, path):
+    reply = send(service, method, path)
+    assert (reply.status, reply.json["code"]) == (501, "no_cloud")
+    assert path in reply.json["error"]
+    assert "this box does not" in reply.json["error"]
+
+
 def test_status_names_what_is_damaged(start_service):
     service = start_service()
     broken = service.state / "models/manifests/registry.ollama.ai/library/broken"

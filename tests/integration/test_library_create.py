@@ -174,8 +174,8 @@ def test_an_adapter_among_the_files_is_recognised(library, weights, adapter):
 
 def test_building_on_another_model(library, weights):
     run_create(
-        library, "base", files={"tiny.gguf": weights}, renderer="r", parser="p", requires="0.2.0",
-        info={"capabilities": ["tools"]}, **FULL
+        library, "base", files={"tiny.gguf": weights}, renderer="qwen3.5", parser="qwen3",
+        requires="0.2.0", info={"capabilities": ["audio"]}, **FULL
     )  # fmt: skip
     run_create(
         library,
@@ -198,16 +198,16 @@ def test_building_on_another_model(library, weights):
         "num_ctx": 256, "stop": ["<|im_end|>"], "temperature": 0.1, "top_k": 3,
     }  # fmt: skip
     assert derived.messages == [("user", "2 < 3?"), ("assistant", "yes")]
-    assert (derived.renderer, derived.parser, derived.requires) == ("r", "p", "0.2.0")
-    assert derived.capabilities()[-1] == "tools"
+    assert (derived.renderer, derived.parser, derived.requires) == ("qwen3.5", "qwen3", "0.2.0")
+    assert derived.capabilities() == ["completion", "tools", "thinking", "audio"]
     run_create(
         library, "derived", from_="derived", messages=[{"role": "user", "content": "new"}],
-        template="{{ .Prompt }}", renderer="r2",
+        template="{{ .Prompt }}", renderer="qwen3-coder",
     )  # fmt: skip
     again = library.get(NAME("derived"))
     assert again.messages == [("user", "new")]
     assert again.template == "{{ .Prompt }}"
-    assert again.renderer == "r2"
+    assert again.renderer == "qwen3-coder"
     assert kinds(library, "derived")[0] == "model"
 
 

@@ -31,7 +31,7 @@ def test_the_modelfile_builds_the_same_model_again(library, tmp_path):
         system=" padded ",
         parameters={"stop": ["a ", "b"], "temperature": 0.5, "use_mmap": True},
         messages=[{"role": "user", "content": "two\nlines"}],
-        renderer="r",
+        renderer="qwen3.5",
     )
     stored = library.get(NAME("me/tiny:v1"))
     text = modelfile_text(stored)
@@ -102,7 +102,8 @@ def test_metadata_and_tensors(library, tmp_path):
             ["completion", "thinking"],
         ),
         ("{{ if .Thinking }}<think>{{ .Thinking }}{{ end }}", None, ["completion"]),
-        ("{{ .Prompt }}", "{% if tools %}{% endif %}", ["completion"]),
+        ("{{ .Prompt }}", "{% if tools %}{% endif %}", ["completion", "tools"]),
+        ("{{ .Tools }}", "{% if tools %}{% endif %}<think>", ["completion", "tools"]),
         ("", "{% if tools %}{% endif %}", ["completion", "tools"]),
         ("", "<think>{{ x }}</think>", ["completion", "thinking"]),
         ("", "{{ content.split('</think>')[-1] }}", ["completion", "thinking"]),

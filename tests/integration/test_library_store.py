@@ -60,7 +60,7 @@ def test_a_model_as_its_users_see_it(library, tmp_path, models):
         parameters={"temperature": 0.5, "stop": ["a", "b"]},
         license=["MIT", "BSD"],
         messages=[{"role": "user", "content": "hi"}],
-        renderer="r",
+        renderer="qwen3.5",
         requires="0.1.0",
     )
     stored = library.get(NAME("me/tiny:SMALL"))
@@ -74,10 +74,10 @@ def test_a_model_as_its_users_see_it(library, tmp_path, models):
     assert stored.parameters == {"temperature": 0.5, "stop": ["a", "b"]}
     assert stored.licenses == ["MIT", "BSD"]
     assert stored.messages == [("user", "hi")]
-    assert (stored.renderer, stored.parser, stored.requires) == ("r", "", "0.1.0")
+    assert (stored.renderer, stored.parser, stored.requires) == ("qwen3.5", "", "0.1.0")
     assert stored.model_path.read_bytes()[:4] == b"GGUF"
     assert stored.adapter_paths == stored.projector_paths == ()
-    assert stored.capabilities() == ["completion"]
+    assert stored.capabilities() == ["completion", "tools", "thinking"]  # the RENDERER's
     assert stored.details == {
         "parent_model": "",
         "format": "gguf",

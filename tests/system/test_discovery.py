@@ -260,7 +260,7 @@ def test_neighbours_are_listed_and_asked(lab, switch, watcher):
     assert found["kind"] == "hearth"
     assert found["url"] == f"http://{B}:{PORT}"
     assert found["is_alive"] is True
-    assert found["caps"] == ["chat", "embed", "tools", "vision"]
+    assert found["caps"] == ["chat", "embed", "rerank", "tools", "vision"]
     assert found["id"] == cellar.identity["id"]
     code, out, _ = one.hearth("discover")
     assert code == 0

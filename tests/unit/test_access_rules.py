@@ -171,6 +171,14 @@ def test_what_a_guest_may_send():
     openai = {"chat/completions", "completions", "embeddings", "responses", "rerank", "score"}
     openai |= {"messages", "messages/count_tokens", "audio/transcriptions"}
     asks |= {f"/v1/{word}" for word in openai} | {"/hearth/v1/claim"}
+    cloud = (
+        "me",
+        "signout",
+        "user/keys/{key}",
+        "experimental/web_search",
+        "experimental/web_fetch",
+    )
+    asks |= {f"/api/{route}" for route in cloud}  # which only refuse
     sent = {
         route
         for (method, route), scope in NEEDS.items()

@@ -357,3 +357,34 @@ def test_encoding_formats():
     assert answers.embeddings_answer(found, "m", as_base64=True)["data"] == [
         {"object": "embedding", "index": 0, "embedding": "AACAPwAAAMA="}
     ]
+
+
+BEGUN = [*HELLO, {"role": "assistant", "content": "Well, "}]
+
+
+def test_an_answer_that_has_begun():
+    (job,) = chat_jobs(messages=BEGUN, continue_final_message=True)
+    assert job.work == (Message("user", "hello"),)
+    assert (job.begun, job.think) == ("Well, ", False)
+    (plain,) = chat_jobs(messages=BEGUN, add_generation_prompt=True)
+    assert (len(plain.work), plain.begun, plain.think) == (2, "", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"add_generation_prompt": True}, "add_generation_prompt", "cannot both be true"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "cannot be thought about"),
+        ({"messages": HELLO}, "continue_final_message", "must be the assistant's"),
+        ({"messages": BEGUN[1:]}, "messages", "must have a user message"),
+        (
+            {"messages": [*HELLO, BEGUN[1] | {"reasoning": "hm"}]},
+            "continue_final_message",
+            "hold text alone",
+        ),
+    ],
+)
+def test_what_cannot_be_gone_on_with(fields, field, words):
+    with pytest.raises(FieldError, match=words) as caught:
+        chat_jobs(**{"messages": BEGUN, "continue_final_message": True, **fields})
+    assert caught.value.field_name == field

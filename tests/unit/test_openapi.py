@@ -79,6 +79,8 @@ def test_bodies_are_those_that_the_handlers_parse():
     assert "_debug_render_only" in chat["properties"]
     strict = schema_of("/hearth/v1/keys")
     assert strict["additionalProperties"] == {"type": "null"}  # all else is refused
+    scrub = DOCUMENT["paths"]["/hearth/v1/scrub"]["post"]["requestBody"]["content"]
+    assert {"type": "null"} in scrub["application/json"]["schema"]["anyOf"]  # nothing is required
 
 
 def test_streams_have_their_media_types():

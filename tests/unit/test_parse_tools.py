@@ -33,6 +33,8 @@ FAMILIES = {
     "qwen3": Family("hermes", forms.HERMES, THINK),
     "coder": Family("coder", forms.QWEN_CODER),
     "llama": Family("llama", forms.LLAMA),
+    "llama4": Family("llama4", forms.LLAMA_4),
+    "lfm": Family("lfm", forms.LFM, THINK),
     "mistral": Family("mistral", forms.MISTRAL),
     "phi": Family("phi", forms.PHI),
     "gemma": Family("gemma", forms.GEMMA),
@@ -123,6 +125,34 @@ CASES = [
     ("llama", call(key="parameters"), "", "", [PARIS]),
     ("llama", f"<|python_tag|>{call(key='parameters')}; {call('get_time', arguments='{}')}", "", "",
      [PARIS, ("get_time", {})]),
+    ("llama", '[get_weather(city="Paris", n=3), get_time()]', "", "",
+     [("get_weather", {"city": "Paris", "n": 3}), ("get_time", {})]),
+    ("llama", ' [get_weather(city="Par)is]\\"", n=[1, {"a": (2)}])] Done.', "", "Done.",
+     [("get_weather", {"city": 'Par)is]"', "n": [1, {"a": 2}]})]),
+    ("llama", "[get_weather('Paris')", "", "", [PARIS]),
+    ("llama", f"[get_time(), {call()}]", "", "", [("get_time", {}), PARIS]),
+    ("llama", "<|python_tag|>[get_time()]", "", "", [("get_time", {})]),
+    ("llama", "[get_time(), then I look]", "", ", then I look]", [("get_time", {})]),
+    *(
+        ("llama", wrong, "", wrong, [])
+        for wrong in (
+            "[get_weather](https://example.org) tells",
+            "[get_weather(city=open('/etc/passwd'))]",
+            "[get_weather(city='Paris'",
+            "[get_weather(city='Paris']",
+            "[get_weather (city='Paris')]",
+            "[get_weather(city=)]",
+            "[get_weather(n=1e999)]",
+            "[unknown(city='Paris')]",
+            "[1, 2, 3]",
+            "get_weather(city='Paris')",
+        )
+    ),
+    ("llama4", "Well.<|python_start|>[get_weather(city='Paris')]<|python_end|>", "", "Well.", [PARIS]),
+    ("llama4", '[get_time(), get_weather(city="Paris")]', "", "", [("get_time", {}), PARIS]),
+    ("llama4", f"<|python_start|>{call(key='parameters')}<|python_end|> Done.", "", "Done.", [PARIS]),
+    ("lfm", '<think>hm</think><|tool_call_start|>[get_weather(city="Paris"), get_time()]<|tool_call_end|>ok',
+     "hm", "ok", [PARIS, ("get_time", {})]),
     ("llama", call("unknown"), "", call("unknown"), []),
     ("llama", '{"answer": 42} is it', "", '{"answer": 42} is it', []),
     ("llama", f"Here: {call()}", "", f"Here: {call()}", []),
@@ -207,6 +237,7 @@ MARKS = sorted(
     {mark for family in FAMILIES.values() for mark in family.special}
     | {call(), call("nobody"), '{"name": "get_time", ', "[", "]", "{", "}", " ", "\n" * 70, ",", "x",
        "get_time", "```", '"', "\\", "<", "<think>", "</think>", "to=functions.f", "1", "call:f{a:1}",
+       "(", ")", "get_time(", "n=", "[get_time(n=1)", "'",
        "<function=f>", "</function>", "<parameter=a>", "</parameter>"}
 )  # fmt: skip
 
@@ -230,6 +261,16 @@ def test_a_call_is_told_piece_by_piece():
     assert machine.feed("}") == [CallArguments(0, "}")]
     (done,) = machine.feed("}")
     assert done.call.arguments == {"city": 1}
+
+
+def test_calls_of_a_list_are_told_one_by_one_and_what_is_no_list_at_once():
+    machine = FAMILIES["llama"].parser(TOOLS)
+    assert machine.feed("[get_time(") == []
+    assert machine.feed("), get_w")[-1].call.name == "get_time"
+    assert machine.feed("eather(n=1)")[-1].call.arguments == {"n": 1}
+    machine = FAMILIES["llama"].parser(TOOLS)
+    assert machine.feed("[get") == []
+    assert machine.feed("ting") == [Text("[get"), Text("ting")]
 
 
 def test_a_started_call_that_breaks_is_told_as_text():
@@ -297,6 +338,8 @@ def test_a_call_without_end_is_text_when_it_has_its_size(monkeypatch):
         ("", "gptoss", "harmony"),
         ("{{ '<tool_call>' }} <think> </think>", "qwen3", "hermes"),
         ("<|start_header_id|> tools", "llama", "llama"),
+        ("<|header_start|> <|python_start|>", "llama4", "llama4"),
+        ("<|im_start|> <|tool_call_start|>", "lfm2", "lfm"),
         ("[TOOL_CALLS]", "llama", "mistral"),
         ("<｜tool▁calls▁begin｜>", "deepseek2", "deepseek"),  # noqa: RUF001
         ("<start_of_turn>", "gemma3", "gemma"),

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from appliance.chat.events import Message, Tool, ToolCall
 from appliance.chat.render.go import collate
 from appliance.chat.render.inputs import RenderInput
-from appliance.chat.render.template import ChatTemplate, choose_template, render
+from appliance.chat.render.template import render
 from appliance.errors import ApplianceError, TemplateError, UnsupportedError
+from appliance.templates.choice import ChatTemplate
 
 # Our own templates, in the shapes that models come with.
 CHATML = """\
@@ -241,11 +242,8 @@ def test_tools_and_arguments_that_nest_without_end_are_one_error():
             go("{{ json .Messages }}", *messages, **inputs)
 
 
-def test_the_order_of_templates():
-    assert choose_template("r", "s", "j") == ChatTemplate("r")
-    assert choose_template("", "s", "j") == ChatTemplate("s")
-    assert choose_template("", " \n", "j") == ChatTemplate("j", is_go=False)
-    assert render(choose_template("", "", ""), RenderInput([SYSTEM, user("hi")])) == "hi"
+def test_without_a_template_it_is_the_contents():
+    assert render(ChatTemplate(), RenderInput([SYSTEM, user("hi")])) == "hi"
 
 
 def test_a_broken_template_says_where():

@@ -13,6 +13,7 @@ from appliance.chat.parse.tools import forms
 from appliance.chat.parse.tools.forms import CallForm
 from appliance.chat.parse.tools.parser import ToolParser
 from appliance.chat.render.inspect import thinking_tags, tool_call_tag
+from appliance.templates.builtin import PARSERS
 
 _ID_CHARS = string.ascii_lowercase + string.digits
 
@@ -82,6 +83,9 @@ _TELLING: tuple[tuple[str, str, CallForm], ...] = (
     ("<start_function_call>", "functiongemma", forms.FUNCTION_GEMMA),
     ("<function=", "qwen3-coder", forms.QWEN_CODER),
     ("<tool_call>", "hermes", forms.HERMES),
+    ("<|tool_call_start|>", "lfm", forms.LFM),
+    ("<|python_start|>", "llama4", forms.LLAMA_4),
+    ("<|header_start|>", "llama4", forms.LLAMA_4),
     ("<|python_tag|>", "llama", forms.LLAMA),
     ("<|start_header_id|>", "llama", forms.LLAMA),
     ("<|tool_call|>", "phi", forms.PHI),
@@ -91,11 +95,22 @@ _TELLING: tuple[tuple[str, str, CallForm], ...] = (
 )
 
 
-def choose_family(template: str, *, is_go: bool, architecture: str) -> Family:
-    """The family by what its template (Go's or Jinja's syntax) prints, else Ollama's generic way:
-    JSON behind the tag that the template prints before a call."""
+_HARMONY = Family("harmony", forms.BARE, is_harmony=True)
+_FORMS = {name: form for _, name, form in _TELLING} | {"none": CallForm()}
+
+
+def choose_family(template: str, *, is_go: bool, architecture: str, parser: str = "") -> Family:
+    """The family that the Modelfile's PARSER names, else by what the template (Go's or Jinja's
+    syntax) prints, else Ollama's generic way: JSON behind the tag that it prints before a call."""
+    facts = PARSERS.get(parser)
+    if facts is not None and facts.calls != "harmony":
+        is_plain = facts.calls == "none"
+        thinking = facts.thinking or (None if is_plain else thinking_tags(template, is_go=is_go))
+        return Family(facts.calls, _FORMS[facts.calls], thinking)
+    if facts is not None:
+        return _HARMONY
     if "<|channel|>" in template or architecture in ("gpt-oss", "gptoss"):
-        return Family("harmony", forms.BARE, is_harmony=True)
+        return _HARMONY
     thinking = thinking_tags(template, is_go=is_go)
     for mark, name, form in _TELLING:
         if mark in template:

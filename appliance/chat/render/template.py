@@ -1,37 +1,13 @@
-"""Which template a model's conversations are rendered with, and the one way to render them.
+"""The one way to render a conversation, whatever the language of the template.
 
 The languages are imported by the first rendering: an idle box has 4 MiB less to hold.
 """
 
 import asyncio
-from dataclasses import dataclass
 
 from appliance.chat.render.inputs import RenderInput
 from appliance.errors import UnsupportedError
-
-_NONE = "{{ .Prompt }}"  # what Ollama uses where there is no template: contents, turn by turn
-
-
-@dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """A template's text and its language."""
-
-    text: str = _NONE
-    is_go: bool = True
-
-
-def choose_template(requested: str, stored: str, jinja: str) -> ChatTemplate:
-    """Ollama's order: the request's template, the Modelfile's TEMPLATE (both Go), the GGUF's own
-    (Jinja), none.
-
-    A TEMPLATE is the word of who made the model and always wins over the GGUF's. Ollama adds one at
-    create when it knows the GGUF's Jinja text; we do not: we run the Jinja itself, which is what
-    the model was trained with and has tools and thinking where the known Go ones have neither.
-    """
-    for text in (requested, stored):
-        if text.strip():
-            return ChatTemplate(text)
-    return ChatTemplate(jinja, is_go=False) if jinja else ChatTemplate()
+from appliance.templates.choice import ChatTemplate
 
 
 async def has_insert(template: ChatTemplate) -> bool:

@@ -2,7 +2,8 @@
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from appliance.errors import ConflictError, NotFoundError
+from appliance.errors import ConflictError, NotFoundError, UnsupportedError
+from appliance.http import clock, leds
 from appliance.http import keys_wire as keys
 from appliance.http import tls_wire as tls
 from appliance.http.openapi.operation import MISSING, SSE, Operation, Query, Table
@@ -203,6 +204,7 @@ class Disk(TypedDict):
     written_bytes: int | None
     read_only: bool
     errors: int | None
+    failing: bool
 
 
 class Clock(TypedDict):
@@ -239,6 +241,19 @@ class Device(TypedDict):
     swap: Swap | None
     pressure: dict[str, Stall]
     oom_kills: int | None
+
+
+class Identified(TypedDict):
+    """The LED that flickers, as /sys/class/leds names it, and for how long."""
+
+    led: str
+    seconds: float
+
+
+class Told(TypedDict):
+    """`used` is false where the box knows the time by itself."""
+
+    used: bool
 
 
 class KeyName(TypedDict):
@@ -375,6 +390,18 @@ OPERATIONS: Table = {
     ),
     ("GET", "/hearth/v1/device"): Operation(
         summary="The board's temperatures, power, disks, clock and load", answer=Device
+    ),
+    ("POST", "/hearth/v1/identify"): Operation(
+        summary="Let the LED flicker, so that somebody finds this box among others",
+        body=leds.IdentifyBody,
+        answer=Identified,
+        errors=(UnsupportedError,),
+    ),
+    ("POST", "/hearth/v1/clock"): Operation(
+        summary="Tell the time to a box that nothing else tells it",
+        body=clock.ClockBody,
+        required="now_s",
+        answer=Told,
     ),
     ("GET", "/hearth/v1/support"): Operation(
         summary="What a person who helps needs to see, as one .tar.gz",

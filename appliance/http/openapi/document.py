@@ -51,7 +51,7 @@ _STATUSES = {
     413: "The body or a part of it is too large",
     429: "Too many requests; Retry-After says when to ask again",
     500: "The box failed; its log says where",
-    501: "A later release brings this",
+    501: "This box does not do that, or not yet; the text says which",
     502: "What was fetched from elsewhere cannot be had or believed",
     503: "The box is busy, is stopping, or has too little memory",
     507: "The disk is full",

@@ -8,6 +8,7 @@ from appliance.http import ollama_wire as wire
 from appliance.http.openapi.operation import (
     BYTES,
     CHANGES,
+    CLOUD,
     FETCHES,
     MISSING,
     RUNS,
@@ -208,6 +209,11 @@ class CloudStatus(TypedDict):
 
 _HI = [{"role": "user", "content": "Hello"}]
 
+
+def _cloud(summary: str) -> Operation:
+    return Operation(summary=f"{summary}: refused", errors=CLOUD)
+
+
 OPERATIONS: Table = {
     ("GET", "/api/version"): Operation(
         summary="The level of Ollama's API, and the box's release", answer=Version
@@ -300,6 +306,12 @@ OPERATIONS: Table = {
     ("HEAD", "/api/blobs/{digest}"): Operation(
         summary="Whether a blob is here; an error has no body either", errors=MISSING
     ),
+    ("POST", "/api/me"): _cloud("Who is signed in at ollama.com"),
+    ("POST", "/api/signout"): _cloud("Sign out at ollama.com"),
+    ("DELETE", "/api/user/keys/{key}"): _cloud("Take a key from an account at ollama.com"),
+    ("POST", "/api/experimental/web_search"): _cloud("Search the web by ollama.com"),
+    ("POST", "/api/experimental/web_fetch"): _cloud("Read a page of the web by ollama.com"),
+    ("GET", "/api/experimental/model-recommendations"): _cloud("Models that ollama.com suggests"),
     ("POST", "/api/blobs/{digest}"): Operation(
         summary="Upload a blob: 201 when stored, 200 when it was here",
         body={},

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance import errors
-from appliance.http.errors import BodyTimeoutError, NotYetError, OptionError
+from appliance.http.errors import BodyTimeoutError, NoCloudError, NotYetError, OptionError
 from appliance.trust.errors import PolicyRefusedError, TrustError
 from engine import errors as engine_errors
 
@@ -55,6 +55,7 @@ FETCHES: Errors = (
     PolicyRefusedError,
 )
 LATER: Errors = (NotYetError,)
+CLOUD: Errors = (NoCloudError,)
 
 
 @dataclass(frozen=True, slots=True)

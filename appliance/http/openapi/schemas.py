@@ -54,7 +54,7 @@ class Schemas:
         found["required"] = required
         if found.get("additionalProperties") is False:
             found["additionalProperties"] = {"type": "null"}
-        return schema
+        return schema if required else _or_null(schema)  # null is read as an empty object
 
     @property
     def _template(self) -> str:

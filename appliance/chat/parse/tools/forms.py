@@ -22,6 +22,7 @@ class CallForm:
     must_know   what names no tool of the request is text
     header      for `name … {arguments}`: the text before the brace, with the groups `name` and `id`
     python      behind a mark may stand calls as Python writes them instead of JSON
+    lists       a list may hold calls as Python writes them, each told when it is complete
     reader      for calls that are no JSON: from the text up to the closing mark to calls, or None
     prompt      what opens a call of `{"name": …, "arguments": …}` that is forced on the model
     named       what opens a forced call of the tool NAME, of which the arguments alone follow
@@ -33,6 +34,7 @@ class CallForm:
     must_know: bool = False
     header: re.Pattern[str] | None = None
     python: bool = False
+    lists: bool = False
     reader: Reader | None = None
     prompt: str = ""
     named: str = ""
@@ -44,7 +46,15 @@ QWEN_CODER = CallForm(
     closes=("</tool_call>",),
     reader=written.qwen_coder,
 )
-LLAMA = CallForm(opens=("<|python_tag|>",), is_bare=True, must_know=True)
+LLAMA = CallForm(opens=("<|python_tag|>",), is_bare=True, must_know=True, lists=True)
+LLAMA_4 = CallForm(
+    opens=("<|python_start|>",),
+    closes=("<|python_end|>",),
+    is_bare=True,
+    must_know=True,
+    lists=True,
+)
+LFM = CallForm(opens=("<|tool_call_start|>",), closes=("<|tool_call_end|>",), python=True)
 # Possessive where white space may come: a header that does not match must cost little.
 MISTRAL = CallForm(
     opens=("[TOOL_CALLS]",),

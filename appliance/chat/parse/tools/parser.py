@@ -19,6 +19,7 @@ from appliance.chat.parse.json_scan import JsonScanner
 from appliance.chat.parse.tools.call import CallObject, CallWriter
 from appliance.chat.parse.tools.forms import CallForm
 from appliance.chat.parse.tools.python import python_calls
+from appliance.chat.parse.tools.python_call import PythonCall
 
 MAX_CALL_CHARS = 256 * 1024
 _MAX_HEADER = 300
@@ -168,7 +169,7 @@ class ToolParser:
         self._is_open = True
         self._reader = self._form.reader
         self._writer: CallWriter | None = None
-        self._object: CallObject | None = None
+        self._object: CallObject | PythonCall | None = None
         self._scanner: JsonScanner | None = None
 
     def _body(self, text: str, at: int) -> int:
@@ -207,6 +208,9 @@ class ToolParser:
         if one == "{":
             self._object = CallObject(self._new_writer(), self._known)
             return at, False
+        if self._form.lists and self._is_list and (one.isalpha() or one == "_"):
+            self._object = PythonCall(self._new_writer(), self._tools)
+            return at, False
         if self._header or (self._form.header is not None and one != "["):
             self._header += one
             return at + 1, len(self._header) > _MAX_HEADER
@@ -234,7 +238,7 @@ class ToolParser:
             self._state = _State.BETWEEN
         return at, scanner.is_broken
 
-    def _call_object(self, call: CallObject, text: str, at: int) -> tuple[int, bool]:
+    def _call_object(self, call: CallObject | PythonCall, text: str, at: int) -> tuple[int, bool]:
         if not call.is_done:
             at = call.feed(text, at)
             if call.is_broken:
