@@ -3,7 +3,8 @@
 The page, `hearth doctor` and all management work then, so that somebody can see what is wrong and
 take the model away that brings the box down. It ends by itself after half an hour without a crash,
 or with a restart by hand, which is no crash. A power cut is none either: crashes are counted within
-one boot, by its own clock, so that a wrong time of day counts nothing twice.
+one boot, by its own clock, so that a wrong time of day counts nothing twice. Where no service
+manager restarts the service, whoever does it is there and wants it as it is: nothing is counted.
 """
 
 import json

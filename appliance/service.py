@@ -135,7 +135,9 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
     transfers.space.make_room = pressure.make_room
     incidents.ended_badly = await asyncio.to_thread(ended_badly, settings.state)
     why_safe = await asyncio.to_thread(
-        safe_mode.start, settings.state, ended_badly=incidents.ended_badly
+        safe_mode.start,
+        settings.state,
+        ended_badly=incidents.ended_badly and unit.is_there,
     )
     _set_safe_mode(models, incidents, why_safe)
     if why_safe:

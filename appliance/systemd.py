@@ -64,6 +64,11 @@ class Systemd:
             Path(folder) if folder else None,
         )
 
+    @property
+    def is_there(self) -> bool:
+        """A service manager started this process, and starts it anew when it dies."""
+        return self._socket is not None
+
     def ready(self, status: str) -> None:
         """The port answers and the store is open."""
         self._status = status
