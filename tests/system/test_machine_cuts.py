@@ -1,8 +1,9 @@
-"""The power goes while a box imports and answers: it starts again, and is whole.
+"""The power goes while a box imports and answers, then a stick: it goes on, and is whole.
 
 HEARTH_TEST_CUTS says how often the power goes (default: 5).
 """
 
+import json
 import os
 import random
 import threading
@@ -25,6 +26,11 @@ BROKEN_BLOBS = """cd /var/lib/hearth/models/blobs && ls | grep -xE 'sha256-[0-9a
 while read -r each; do
   [ "sha256-$(sha256sum <"$each" | cut -d ' ' -f 1)" = "$each" ] || echo "$each"
 done"""
+
+STATUS = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:11434/hearth/v1/status").read().decode())
+"""
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(300 * (CUTS + 2))]
 
@@ -101,3 +107,28 @@ def test_power_cuts_while_it_imports_and_answers_leave_a_whole_box(survivor):
     print(f"power-on to API {min(seconds):.0f} to {max(seconds):.0f} s, {survivor.box.accel}")
     for seen, possible in zip(survivor.seen, survivor.possible, strict=True):
         assert seen in possible
+
+
+def test_a_stick_that_is_pulled_midway_is_one_clear_condition(survivor, publisher, tmp_path):
+    box, before = survivor.box, survivor.seen[-1]
+    stick = stick_of(publisher, tmp_path, CUTS + 1)
+    box.plug(stick, bytes_per_s=BALLAST // 20)
+    wait_for(lambda: "%" in told(box), LIMIT_S)
+    box.unplug()
+    wait_for(lambda: box_disk.sticks(box) == ["stick-failed"], LIMIT_S)
+    print(told(box))
+    assert "pulled out too early, plug it in again" in told(box)
+    assert version(box) == before
+    assert box.run("sh", "-c", BROKEN_BLOBS).output == ""
+    box.plug(stick)
+    wait_for(lambda: box_disk.sticks(box) == ["stick-done"], LIMIT_S)
+    assert version(box) == f"{CUTS + 1}.0.0"
+    assert "hi" in ask(box)
+    box.unplug()
+
+
+def told(box):
+    """What the conditions say of sticks, and the cure, to the box itself."""
+    status = json.loads(box.run("python3", "-c", STATUS).output)
+    return " ".join(f"{each['text']} {each['cure']}" for each in status["conditions"]
+                    if each["code"].startswith("stick-"))  # fmt: skip
