@@ -22,7 +22,9 @@ from appliance.firstboot.wishes import (
     keyfile,
     merge,
     parse_imager,
+    parse_network_config,
     parse_own,
+    parse_user_data,
     settings_file,
 )
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 RESET_KEYS = "hearth-reset-keys"
 _PARSERS: dict[str, Callable[[bytes], Wishes]] = {
+    "user-data": parse_user_data,
+    "network-config": parse_network_config,
     "custom.toml": parse_imager,
     "hearth.toml": parse_own,  # the last one counts
 }

@@ -1,9 +1,10 @@
 """What somebody wrote onto the boot partition, as values. Pure: no file is read or changed here.
 
-Two forms are read. `hearth.toml` is ours: the settings of the service, and a table `[system]`.
-`custom.toml` is what Raspberry Pi Imager wrote for Raspberry Pi OS 12 (its init_config, version 1).
-Cloud-init's files are not read. Every problem is one sentence; what is wrong is left out, the rest
-counts: a typing error must not keep a box from starting.
+Three forms are read. `hearth.toml` is ours: the settings of the service, and a table `[system]`.
+`custom.toml` is what Raspberry Pi Imager wrote for Raspberry Pi OS 12 (its init_config, version 1);
+`user-data` and `network-config` are what it writes for 13 (its customization_generator.cpp): a
+small part of cloud-init's forms, and no more of these is done. Every problem is one sentence; what
+is wrong is left out, the rest counts: a typing error must not keep a box from starting.
 """
 
 import re
@@ -20,6 +21,9 @@ _SSH_KEY = re.compile(
 )
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}")
 _SYSTEM = {"hostname", "user", "ssh_keys", "timezone", "wifi"}
+_USER_DATA = {"hostname", "timezone", "users", "ssh_authorized_keys", "enable_ssh", "ssh_pwauth"}
+# Imager always adds these; a box without a keyboard has no use for them.
+_NEEDLESS = {"manage_etc_hosts", "packages", "apt", "keyboard"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,47 @@ def parse_imager(data: bytes) -> Wishes:
     return wishes
 
 
+def parse_user_data(data: bytes) -> Wishes:
+    """`user-data` as Raspberry Pi Imager writes it. Passwords for logging in are never taken."""
+    wishes, name = Wishes(), "user-data"
+    body = _yaml(name, data, wishes)
+    if undone := sorted(str(key) for key in body.keys() - _USER_DATA - _NEEDLESS):
+        wishes.problems.append(f"{name}: {', '.join(undone)[:200]} is not done on this system")
+    wishes.hostname = _text(body, "hostname", _HOST, name, wishes).lower()
+    wishes.timezone = _text(body, "timezone", _ZONE, name, wishes)
+    users = body.get("users", [])
+    people = [each for each in users if isinstance(each, dict)] if isinstance(users, list) else []
+    user = people[0] if people else {}
+    if len(people) > 1:
+        wishes.problems.append(f"{name}: of {len(people)} users the first alone is made")
+    wishes.user = _text(user, "name", _USER, name, wishes)
+    keys = user.get("ssh_authorized_keys", body.get("ssh_authorized_keys", []))
+    wishes.ssh_keys = _keys(keys, name, wishes)
+    if (body.get("enable_ssh") or body.get("ssh_pwauth")) and not wishes.ssh_keys:
+        wishes.problems.append(f"{name}: SSH stays off, since no public key is given")
+    return wishes
+
+
+def parse_network_config(data: bytes) -> Wishes:
+    """`network-config` as Raspberry Pi Imager writes it: one Wi-Fi network (netplan, version 2)."""
+    wishes, name = Wishes(), "network-config"
+    body = _yaml(name, data, wishes)
+    network = _table(body.get("network", body), f"{name}: network", wishes)
+    if undone := sorted(str(key) for key in network.keys() - {"version", "wifis"}):
+        wishes.problems.append(f"{name}: {', '.join(undone)[:200]} is not used: cables get DHCP")
+    cards = _table(network.get("wifis", {}), f"{name}: wifis", wishes)
+    for each in list(cards.values())[:1]:
+        card = _table(each, f"{name}: the Wi-Fi card", wishes)
+        points = _table(card.get("access-points", {}), f"{name}: access-points", wishes)
+        if len(points) > 1:
+            wishes.problems.append(f"{name}: of {len(points)} networks the first alone is used")
+        for ssid, point in list(points.items())[:1]:
+            wanted = _table(point or {}, f"{name}: the network", wishes)
+            country = card.get("regulatory-domain", "")
+            wishes.wifi = _wifi(wanted | {"ssid": ssid, "country": country}, name, wishes)
+    return wishes
+
+
 def merge(first: Wishes, second: Wishes) -> Wishes:
     """Both; where both ask for the same, `second` counts."""
     return Wishes(
@@ -132,6 +177,25 @@ def _toml(name: str, data: bytes, wishes: Wishes) -> dict[str, Any]:
         return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         wishes.problems.append(f"{name} cannot be read, and nothing of it was used: {error}")
+        return {}
+
+
+def _yaml(name: str, data: bytes, wishes: Wishes) -> dict[str, Any]:
+    import yaml  # here, since the service has no use for it
+
+    if len(data) > MAX_BYTES:
+        wishes.problems.append(f"{name} has {len(data)} bytes, {MAX_BYTES} are allowed")
+        return {}
+    try:
+        text = data.decode("utf-8-sig")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            # A few lines of them can stand for gigabytes.
+            wishes.problems.append(f"{name} has aliases (*name), which are not read")
+            return {}
+        return _table(yaml.safe_load(text) or {}, name, wishes)
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        wishes.problems.append(f"{name} cannot be read, and nothing of it was used: {said}")
         return {}
 
 

@@ -7,6 +7,7 @@ host's loopback that leads to the service; nothing gets out. A machine that has 
 """
 
 import contextlib
+import http.client
 import itertools
 import json
 import os
@@ -179,7 +180,7 @@ class Machine:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, _parsed(error.read())
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             return 0, str(error)
 
     # -- doing ---------------------------------------------------------------------------
@@ -208,15 +209,26 @@ class Machine:
                 return answer["return"]
             self._events.append(answer)  # told whenever something happens
 
-    def plug(self, image, name="stick"):
-        """Plug in a removable disk with this image."""
+    def plug(self, image, name="stick", bytes_per_s=0):
+        """Plug in a removable disk with this image; one that reads no faster than that."""
         node = f"{name}{next(self._plugged)}"
         file = {"driver": "file", "filename": str(image)}
         self.monitor("blockdev-add", **{"driver": "raw", "node-name": node, "file": file})
+        drive = self._slowed(node, bytes_per_s) if bytes_per_s else node
         self.monitor(
-            "device_add", driver="scsi-hd", id=name, drive=node, bus="scsi.0",
+            "device_add", driver="scsi-hd", id=name, drive=drive, bus="scsi.0",
             removable=True, serial=node,
         )  # fmt: skip
+
+    def _slowed(self, node, bytes_per_s):
+        group, slow = f"{node}-pace", f"{node}-slow"
+        limits = {"bps-read": bytes_per_s}
+        self.monitor("object-add", **{"qom-type": "throttle-group", "id": group, "limits": limits})
+        self.monitor(
+            "blockdev-add",
+            **{"driver": "throttle", "node-name": slow, "throttle-group": group, "file": node},
+        )
+        return slow
 
     def unplug(self, name="stick"):
         """Pull it out, whatever the machine is doing with it."""

@@ -19,6 +19,10 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 INSTALL_LIMIT_S = 60
 URL = "http://127.0.0.1:11434"
 W = "/srv/release"  # where wheelhouses lie in the container
+PRESET = {
+    "hearth.socket", "hearth.service", "hearth-health.timer", "hearth-scrub.timer",
+    "hearth-settle.service", "hearth-update.path", "hearth-update.timer",
+}  # fmt: skip
 # What the system keeps of any account or unit that ever was
 SYSTEMS_OWN = re.compile(
     r"/(etc/(passwd|group|shadow|gshadow|subuid|subgid)-?|etc/\.pwd\.lock|var/log/.*|var/cache/.*"
@@ -72,6 +76,12 @@ def links(box):
     """The releases that `current` and `previous` name."""
     return [box.run("readlink", "-f", f"/opt/hearth/{name}").stdout.strip().rpartition("/")[2]
             for name in ("current", "previous")]  # fmt: skip
+
+
+def enabled(box):
+    """The units of Hearth that start by themselves."""
+    links = box.path("/etc/systemd/system").glob("*.wants/hearth*")
+    return {link.name for link in links if link.is_symlink()}
 
 
 def tree(box):
@@ -211,8 +221,14 @@ def test_an_update_that_was_cut_and_is_broken_goes_back_at_the_next_boot(box):
 
 def test_a_folder_of_another_system_is_made_ready_and_serves_when_booted(booted, stand):
     box = booted(boots=False)
+    (box.root / "boot/firmware").mkdir(parents=True)  # a Raspberry Pi's
     command = ["tools/install.sh", "--root", str(box.root), "--wheelhouse", stand.wheelhouse(GOOD)]
     print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for rules in ("70-hearth-import.rules", "71-hearth-leds.rules"):
+        assert box.path(f"/etc/udev/rules.d/{rules}").is_file()
+    assert box.path("/etc/systemd/system/hearth-import@.service").is_file()
+    assert box.path("/etc/systemd/system/hearth.service.d/leds.conf").is_file()
+    assert enabled(box) == PRESET
     assert box.boot() == "running", box.journal()
     wait_for(lambda: version_of(box) == GOOD, 60)
     assert chats(box)

@@ -10,7 +10,9 @@ from appliance.firstboot.wishes import (
     keyfile,
     merge,
     parse_imager,
+    parse_network_config,
     parse_own,
+    parse_user_data,
 )
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFo me@laptop"
@@ -49,6 +51,45 @@ country = "GB"
 [locale]
 keymap = "gb"
 timezone = "Europe/London"
+"""
+
+# What Raspberry Pi Imager 2 writes for Raspberry Pi OS 13.
+USER_DATA = f"""#cloud-config
+hostname: Pi
+manage_etc_hosts: true
+packages:
+- avahi-daemon
+apt:
+  conf: |
+    Acquire {{
+      Check-Date "false";
+    }};
+timezone: Europe/London
+keyboard:
+  model: pc105
+  layout: "gb"
+enable_ssh: true
+users:
+- name: bob
+  groups: users,adm,sudo
+  shell: /bin/bash
+  lock_passwd: false
+  passwd: $5$salt$hash
+  ssh_authorized_keys:
+    - {KEY}
+  sudo: ALL=(ALL) NOPASSWD:ALL
+"""
+NETWORK_CONFIG = f"""network:
+  version: 2
+  wifis:
+    wlan0:
+      dhcp4: true
+      regulatory-domain: "GB"
+      access-points:
+        "Home":
+          hidden: true
+          password: "{"ab" * 32}"
+      optional: true
 """
 
 
@@ -101,6 +142,59 @@ def test_ssh_without_a_key_stays_off_and_says_so():
     wishes = parse_imager(b"config_version = 1\n[ssh]\nenabled = true\nauthorized_keys = []")
     assert wishes.ssh_keys == []
     assert wishes.problems == ["custom.toml: SSH stays off, since no public key is given"]
+
+
+def test_imagers_files_for_cloud_init_say_the_same_as_its_own():
+    both = merge(parse_user_data(USER_DATA.encode()), parse_network_config(NETWORK_CONFIG.encode()))
+    assert both == parse_imager(IMAGER.encode())
+    assert "salt" not in repr(both)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("hostname: 'a b'", "cannot be a hostname"),
+        ("hostname: [a", "cannot be read"),
+        ("just words", "is not a table"),
+        ("users: [{name: 'root:x'}]", "cannot be a name"),
+        ("users: [{name: a}, {name: b}]", "of 2 users the first alone"),
+        ("enable_ssh: true", "SSH stays off"),
+        ("ssh_authorized_keys: [nonsense]", "1 of 1 lines are no SSH public keys"),
+        ("runcmd: [[rm, -rf, /]]\nwrite_files: []", "runcmd, write_files is not done"),
+        ("a: &a [x]\nb: *a", "has aliases"),
+        ("[" * 30_000, "cannot be read"),
+        ("timezone: 2026-13-45", "cannot be read"),
+        ("#" * 65_537, "65536 are allowed"),
+    ],
+)
+def test_wrong_user_data_is_one_sentence(text, problem):
+    wishes = parse_user_data(text.encode())
+    assert len(wishes.problems) == 1
+    assert problem in wishes.problems[0]
+    assert (wishes.hostname, wishes.ssh_keys) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("ethernets: {eth0: {addresses: [10.0.0.2/24]}}", "ethernets is not used"),
+        ("network: [1]", "network is not a table"),
+        ("wifis: {wlan0: {access-points: {a: {password: short}}}}", "8 to 63 characters"),
+        ("wifis: {wlan0: {access-points: [a]}}", "access-points is not a table"),
+        ("wifis: {wlan0: {regulatory-domain: Germany, access-points: {a: }}}", "is no country"),
+    ],
+)
+def test_wrong_network_config_is_one_sentence(text, problem):
+    wishes = parse_network_config(text.encode())
+    assert len(wishes.problems) == 1
+    assert problem in wishes.problems[0]
+    assert wishes.wifi is None
+
+
+def test_of_two_networks_the_first_is_used():
+    wishes = parse_network_config(b"wifis: {wlan0: {access-points: {a: {}, b: {}}}}")
+    assert wishes.wifi == Wifi("a")
+    assert "of 2 networks" in wishes.problems[0]
 
 
 def test_ours_counts_where_both_ask():
@@ -162,6 +256,25 @@ def test_a_first_start_sets_the_system_up_and_leaves_no_secret(places):
     assert "correct" not in (boot / "hearth.toml.read").read_text()
     assert start(places) == []
     assert (root / "etc/hostname").read_text() == "kitchen-box\n"
+
+
+def test_imagers_files_are_done_and_wiped(places):
+    root, boot, _ = places
+    (root / "etc/NetworkManager/system-connections").mkdir(parents=True)
+    (root / "usr/share/zoneinfo/Europe").mkdir(parents=True)
+    (root / "usr/share/zoneinfo/Europe/London").touch()
+    (boot / "user-data").write_text(USER_DATA)
+    (boot / "network-config").write_text(NETWORK_CONFIG)
+    assert start(places) == []
+    assert (root / "etc/hostname").read_text() == "pi\n"
+    assert (root / "home/bob/.ssh/authorized_keys").read_text() == f"{KEY}\n"
+    assert (root / "etc/NetworkManager/system-connections/hearth-wifi.nmconnection").exists()
+    assert sorted(path.name for path in boot.iterdir()) == [
+        "network-config.read", "user-data.read",
+    ]  # fmt: skip
+    for file in boot.iterdir():
+        assert "abab" not in file.read_text()
+        assert "salt" not in file.read_text()
 
 
 def test_without_any_file_the_host_name_is_made_of_the_id(places):

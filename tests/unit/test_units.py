@@ -52,6 +52,8 @@ def test_systemd_understands_every_line(root, tmp_path):
         path.write_text(re.sub(r"/opt/hearth/\S+", str(program), path.read_text()))
     shutil.copytree(UNITS / "drop-ins", units / "hearth.service.d")
     (units / "hearth.service.d/systemd-254.conf").unlink()
+    (units / "hearth.socket.d").mkdir()
+    (units / "hearth.service.d/offline-socket.conf").rename(units / "hearth.socket.d/offline.conf")
     paths = [str(path) for path in units.iterdir() if path.is_file() and "@" not in path.name]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True

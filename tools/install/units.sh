@@ -45,6 +45,20 @@ drop_ins() {
   elif [ -z "$root" ] && [ -e /dev/dri/renderD128 ]; then
     printf 'gpu-drm.conf\n'
   fi
+  if has_board_led; then printf 'leds.conf\n'; fi
+}
+
+# A Raspberry Pi or a Jetson; in a folder they are known by their boot partition or release file.
+has_board_led() {
+  if [ -n "$root" ]; then
+    [ -d "$root/boot/firmware" ] || [ -e "$root/etc/nv_tegra_release" ]
+    return
+  fi
+  local each
+  for each in leds gpio-leds pwr-led; do
+    if [ -d "/sys/devices/platform/$each" ]; then return 0; fi
+  done
+  return 1
 }
 
 # The list is written first: an uninstall after a power cut finds whatever was copied.
@@ -66,7 +80,9 @@ install_units() {
   create_account
   if [ -z "$root" ]; then
     systemctl daemon-reload
-    udevadm control --reload 2>/dev/null || true # a container has none
+    # A container has no udev. The board's LED is there already: its rule has to be told so.
+    udevadm control --reload 2>/dev/null || true
+    udevadm trigger --subsystem-match=leds --action=change 2>/dev/null || true
   fi
   enable_units "$before"
   if [ -z "$root" ]; then systemd-tmpfiles --create --prefix=/var/lib/hearth --prefix=/run/hearth; fi
