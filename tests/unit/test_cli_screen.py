@@ -192,8 +192,18 @@ def test_status_screen():
         ],
         "memory": {"total": 8_000_000_000, "available": 3_500_000_000},
         "conditions": [
-            {"severity": "error", "title": "too little power", "text": "the supply is weak"},
-            {"severity": "note", "title": "slow disk", "text": "models are on a card"},
+            {
+                "code": "undervoltage",
+                "severity": "error",
+                "title": "too little power",
+                "text": "the supply is weak",
+            },
+            {
+                "code": "models_on_card",
+                "severity": "note",
+                "title": "slow disk",
+                "text": "models are on a card",
+            },
         ],
         "problems": ["disk is nearly full"],
     }
