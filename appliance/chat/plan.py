@@ -139,7 +139,7 @@ def _forced(plan: Plan, request: JobRequest) -> Plan:
         return replace(plan, prefix=named, constraint=_constraint(_arguments(tools[0], "#")))
     form, prefix = family.calls, family.calls.prompt
     if family.is_harmony or form.reader is not None or not (prefix or form.is_bare):
-        # No place for JSON that holds a name: for this answer the model writes Ollama's generic form.
+        # No place for JSON that holds a name: for once the model writes Ollama's generic form.
         family, prefix = replace(family, calls=forms.BARE, is_harmony=False), ""
     schemas = [
         _call_schema(tool, "#" if len(tools) == 1 else f"#/anyOf/{i}")
