@@ -13,10 +13,11 @@ from appliance.discovery.neighbours import Neighbour
 @pytest.fixture
 async def server():
     """Starts servers that answer every request with given bytes, then `after()`."""
-    running = []
+    running, handling = [], []
 
     async def start(answer, after=None):
         async def handle(reader, writer):
+            handling.append(asyncio.current_task())
             seen.append(await reader.readuntil(b"\r\n\r\n"))
             try:
                 writer.write(answer)
@@ -35,6 +36,9 @@ async def server():
         return Neighbour("x", "ollama", "x.local", port, ("127.0.0.1",), 0.0), seen
 
     yield start
+    for task in handling:
+        task.cancel()
+    await asyncio.gather(*handling, return_exceptions=True)
     for listener in running:
         listener.close()
         await listener.wait_closed()
