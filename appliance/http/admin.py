@@ -12,7 +12,6 @@ from aiohttp import web
 
 from appliance.access.caller import Caller, Scope
 from appliance.chat.options import merge
-from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.hardware import read_memory
 from appliance.http.access import may_see, require_model
 from appliance.http.admin_wire import plan_answer, trust_answer
@@ -37,7 +36,7 @@ from appliance.http.errors import FieldError, NoCloudError, NotYetError
 from appliance.http.neighbours import status_entry as discovery_entry
 from appliance.http.ollama import json_response
 from appliance.http.ollama_models_wire import status_entry
-from appliance.http.streams import unknown_model
+from appliance.http.streams import model_named
 from appliance.library.names import ModelName
 
 # Clients compare this with the Ollama release that brought what they need (VS Code asks for 0.6.4);
@@ -114,10 +113,8 @@ async def plan(request: web.Request) -> web.StreamResponse:
         raise FieldError("model", "model is required: /hearth/v1/plan?model=NAME")
     request[FIELDS]["model"] = typed
     require_model(request, typed)
-    try:
+    with model_named(typed):
         stored = await asyncio.to_thread(request.app[LIBRARY].get, ModelName.parse(typed))
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(typed) from error
     own = await asyncio.to_thread(lambda: stored.parameters)
     found = await request.app[MODELS].plan(stored, merge({}, own, {}).values)
     template = await asyncio.to_thread(stored.chat_template)

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from appliance.access.caller import Scope
 from appliance.chat.events import Embeddings, EmbedRequest, Event, JobRequest
-from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import ollama_answers as answers
 from appliance.http import ollama_wire as wire
 from appliance.http.access import require, require_model
@@ -19,7 +18,7 @@ from appliance.http.body import read_json
 from appliance.http.context import CHAT, FIELDS, METRICS, SETTINGS
 from appliance.http.counting import note_embeddings
 from appliance.http.limits import check_options, share_of
-from appliance.http.streams import NDJSON, fold, run_job, stream, unknown_model
+from appliance.http.streams import NDJSON, fold, model_named, run_job, stream
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -68,10 +67,8 @@ async def embeddings_of(request: web.Request, wanted: EmbedRequest) -> Embedding
     fields["model"] = wanted.model
     require_model(request, wanted.model)
     check_options(request, wanted.options)
-    try:
+    with model_named(wanted.model):
         found = await request.app[CHAT].embed(wanted)
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(wanted.model) from error
     fields |= {"prompt": found.prompt_tokens, "out": len(found.vectors)}
     note_embeddings(request.app[METRICS], wanted.model, found.prompt_tokens)
     return found

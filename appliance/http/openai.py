@@ -9,7 +9,6 @@ import msgspec
 from aiohttp import web
 
 from appliance.chat.events import Done, Event, JobRequest, Started
-from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import anthropic
 from appliance.http import openai_answers as answers
 from appliance.http import openai_wire as wire
@@ -22,7 +21,7 @@ from appliance.http.limits import share_of
 from appliance.http.ollama import embeddings_of
 from appliance.http.openai_models import Entries
 from appliance.http.openai_refused import REFUSED_IN_CHAT, REFUSED_IN_COMPLETIONS, refuse_fields
-from appliance.http.streams import SSE, Folded, fold, run_job, stream, unknown_model
+from appliance.http.streams import SSE, Folded, fold, model_named, run_job, stream
 from appliance.library.names import ModelName
 
 
@@ -77,11 +76,9 @@ async def model(request: web.Request) -> web.StreamResponse:
     """GET /v1/models/{model}."""
     typed = request.match_info["model"]
     require_model(request, typed)
-    try:
+    with model_named(typed):
         name = ModelName.parse(typed)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(typed) from error
     if _is_anthropic(request):
         return anthropic.model(stored)
     return json_response(await asyncio.to_thread(Entries(request.app[MODELS]).entry, stored))

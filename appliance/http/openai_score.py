@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from appliance.chat.events import ScoreRequest, Scores
-from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http import openai_score_wire as wire
 from appliance.http.access import require_model
 from appliance.http.body import read_object, to_struct
@@ -12,7 +11,7 @@ from appliance.http.counting import note_embeddings
 from appliance.http.limits import check_options, share_of
 from appliance.http.openai import json_response
 from appliance.http.openai_refused import refuse_fields
-from appliance.http.streams import unknown_model
+from appliance.http.streams import model_named
 
 
 async def rerank(request: web.Request) -> web.StreamResponse:
@@ -41,10 +40,8 @@ async def _scores_of(request: web.Request, wanted: ScoreRequest) -> Scores:
     fields["model"] = wanted.model
     require_model(request, wanted.model)
     check_options(request, wanted.options)
-    try:
+    with model_named(wanted.model):
         found = await request.app[CHAT].score(wanted)
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(wanted.model) from error
     fields |= {"prompt": found.prompt_tokens, "out": len(found.values)}
     note_embeddings(request.app[METRICS], wanted.model, found.prompt_tokens)
     return found

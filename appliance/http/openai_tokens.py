@@ -13,7 +13,6 @@ from aiohttp import web
 
 from appliance.access.shares import Share
 from appliance.chat.events import Message, TokenizeRequest
-from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http.access import require_model
 from appliance.http.body import read_object, to_struct
 from appliance.http.context import CHAT, FIELDS, SETTINGS
@@ -23,7 +22,7 @@ from appliance.http.limits import share_of
 from appliance.http.openai import json_response
 from appliance.http.openai_messages import ChatMessage, messages_of
 from appliance.http.openai_refused import refuse_fields
-from appliance.http.streams import unknown_model
+from appliance.http.streams import model_named
 from appliance.http.tools_wire import tools_of
 
 MAX_TOKENS = 1 << 18  # of one request to detokenize
@@ -97,10 +96,8 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
     body = to_struct(fields, TokenizeBody)
     wanted = body.to_request(share_of(request), request.app[SETTINGS].max_messages)
     _name_model(request, body.model)
-    try:
+    with model_named(body.model):
         found = await request.app[CHAT].tokenize(wanted)
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(body.model) from error
     strings = [piece.decode(errors="replace") for piece in found.pieces]
     return json_response(
         {
@@ -117,10 +114,8 @@ async def detokenize(request: web.Request) -> web.StreamResponse:
     body = to_struct(await read_object(request), DetokenizeBody)
     tokens = body.token_ids()
     _name_model(request, body.model)
-    try:
+    with model_named(body.model):
         data = await request.app[CHAT].detokenize(body.model, tokens, share_of(request))
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(body.model) from error
     return json_response({"prompt": data.decode(errors="replace")})
 
 

@@ -10,8 +10,8 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -95,17 +95,14 @@ SSE = Framing(
 
 
 async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event, None]:
-    """The events of a job; notes for the log line what they say.
-
-    An unknown model is reported by the name that the client typed (Ollama API, /api/generate).
-    """
+    """The events of a job; notes for the log line what they say."""
     fields = request[FIELDS]
     fields["model"] = job.model
     require_model(request, job.model)
     check_options(request, job.options)
     came = time.monotonic()
     clock = JobClock(request.app[METRICS], job.model, came)
-    try:
+    with model_named(job.model):
         async with aclosing(request.app[CHAT].run(job)) as events:
             async for event in events:
                 now = time.monotonic()
@@ -114,15 +111,18 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
                 if isinstance(event, Text | Thinking):
                     request.app[METER].add(event.tokens, now)
                 yield event
+
+
+@contextmanager
+def model_named(typed: str) -> Iterator[None]:
+    """One error, with the name as it was typed, for a model that is not there and for a name that
+    cannot be one (Ollama API, /api/generate)."""
+    try:
+        yield
     except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(job.model) from error
-
-
-def unknown_model(name: str) -> ModelNotFoundError:
-    """The error for a model that is not there, or whose name cannot be one."""
-    return ModelNotFoundError(
-        f"model '{name[:400]}' not found", hint="`hearth list` shows what is installed"
-    )
+        raise ModelNotFoundError(
+            f"model '{typed[:400]}' not found", hint="`hearth list` shows what is installed"
+        ) from error
 
 
 @dataclass(slots=True)

@@ -6,10 +6,9 @@ from dataclasses import replace
 from aiohttp import web
 
 from appliance.chat.events import JobRequest
-from appliance.errors import ModelNameError, ModelNotFoundError
 from appliance.http.access import require_model
 from appliance.http.context import LIBRARY
-from appliance.http.streams import unknown_model
+from appliance.http.streams import model_named
 from appliance.library.names import ModelName
 
 
@@ -21,11 +20,9 @@ async def thinking_where_able(request: web.Request, job: JobRequest) -> JobReque
     if not job.think:
         return job
     require_model(request, job.model)
-    try:
+    with model_named(job.model):
         name = ModelName.parse(job.model)
         stored = await asyncio.to_thread(request.app[LIBRARY].get, name)
-    except (ModelNameError, ModelNotFoundError) as error:
-        raise unknown_model(job.model) from error
     if "thinking" in await asyncio.to_thread(stored.capabilities):
         return job
     return replace(job, think=None, thinking_budget=None)

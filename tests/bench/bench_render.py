@@ -1,7 +1,7 @@
 """What does a prompt cost: rendering conversations, and compiling a template the first time?
 
 In this process, without an engine. The templates are our own, in the shape of a family's: turns
-between marks, tools, calls, thinking of old turns.
+between marks, tools, calls, thinking of old turns; and the built-in renderers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import harness
 from appliance.chat.events import Message, Tool, ToolCall
 from appliance.chat.render.inputs import RenderInput
 from appliance.chat.render.template import render
+from appliance.templates.builtin import RENDERERS, renderer_text
 from appliance.templates.choice import ChatTemplate
 from appliance.templates.go.compiler import compile_tree
 from appliance.templates.go.functions import NAMES
@@ -99,6 +100,15 @@ def main(argv: list[str] | None = None) -> None:
         "Jinja, 100 messages": (jinja, RenderInput(conversation(100))),
         "Jinja, 100 messages, 20 tools": (jinja, RenderInput(conversation(100), tools(20))),
     }
+    for renderer in RENDERERS:
+        built_in = ChatTemplate(renderer_text(renderer), is_go=False)
+        cases |= {
+            f"{renderer}, 100 messages": (built_in, RenderInput(conversation(100))),
+            f"{renderer}, 100 messages, 20 tools": (
+                built_in,
+                RenderInput(conversation(100), tools(20)),
+            ),
+        }
     rows, measured = [], {}
     for name, (template, given) in cases.items():
         render(template, given)  # compiled now, and kept

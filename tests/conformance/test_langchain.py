@@ -118,5 +118,8 @@ def test_embeddings(place):
 
 
 async def test_embeddings_of_the_async_client(place):
-    vectors = OllamaEmbeddings(model="echo", **place)
-    assert [len(vector) for vector in await vectors.aembed_documents(["a", "b"])] == [16, 16]
+    async with httpx.AsyncHTTPTransport() as transport:
+        vectors = OllamaEmbeddings(
+            model="echo", async_client_kwargs={"transport": transport}, **place
+        )
+        assert [len(vector) for vector in await vectors.aembed_documents(["a", "b"])] == [16, 16]
