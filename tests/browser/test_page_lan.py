@@ -99,7 +99,7 @@ def test_the_address_comes_first_as_numbers_with_its_qr_code(phone, lan):
     assert shown[0] == f"http://{BOX}:{PORT}"
     assert re.fullmatch(rf"http://hearth-[0-9a-f]{{6}}\.local:{PORT}", shown[-1])
     picture = page.get_by_role("img", name=f"QR code of http://{BOX}:{PORT}")
-    assert picture.evaluate("(it) => it.complete && it.naturalWidth > 0")
+    assert picture.evaluate("(it) => it.decode().then(() => it.naturalWidth > 0)")
     expect(page.get_by_role("tabpanel")).to_contain_text(f"http://{BOX}:{PORT}")
     refused = page.evaluate("fetch('/hearth/v1/qr.svg?host=evil.example').then((r) => r.status)")
     assert refused == 403
