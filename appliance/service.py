@@ -55,6 +55,7 @@ from appliance.pressure import Pressure
 from appliance.systemd import Systemd
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
+from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
 from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
@@ -118,6 +119,8 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
     await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
     await asyncio.to_thread(known_time.load)
     await access.open(await asyncio.to_thread(unit.admin_key))
+    enroller = Enroller(settings.state, repositories, access)
+    await enroller.open()  # before anybody on the network can claim the box
     await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
@@ -154,6 +157,7 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
             chat=chat,
             transfers=transfers,
             repositories=repositories,
+            enroller=enroller,
             gate=gate,
             bundles=bundles,
             channels=channels,

@@ -62,6 +62,7 @@ from appliance.http.context import (
     CHAT,
     DEVICE,
     DISCOVERY,
+    ENROLLER,
     EXPORTER,
     GATE,
     GUARD,
@@ -99,6 +100,7 @@ from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
 from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
@@ -125,6 +127,7 @@ class Parts:
     chat: ChatService
     transfers: Transfers
     repositories: Repositories
+    enroller: Enroller
     gate: Gate
     bundles: Bundles
     channels: Channels
@@ -153,6 +156,7 @@ def build_app(parts: Parts) -> web.Application:
     app[MODELS] = parts.models
     app[CHAT] = parts.chat
     app[REPOSITORIES] = parts.repositories
+    app[ENROLLER] = parts.enroller
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
     app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)

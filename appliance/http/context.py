@@ -38,6 +38,7 @@ from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.transfer.transfers import Transfers
+from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
 from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
@@ -78,6 +79,7 @@ MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
+ENROLLER = web.AppKey("ENROLLER", Enroller)
 GATE = web.AppKey("GATE", Gate)
 BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)

@@ -11,6 +11,7 @@ from appliance.health_facts import Live, read_facts
 from appliance.http.context import (
     DEVICE,
     DISCOVERY,
+    ENROLLER,
     INCIDENTS,
     LEDS,
     LIBRARY,
@@ -33,7 +34,8 @@ async def conditions_of(app: web.Application) -> list[Condition]:
     own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
     parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
     found = examine(await asyncio.to_thread(read_facts, *parts))
-    conditions = [*app[TLS].conditions(), *app[STICKS].conditions(), *found]
+    told = *app[TLS].conditions(), *app[STICKS].conditions(), *app[ENROLLER].conditions()
+    conditions = [*told, *found]
     app[LEDS].set(Show.ATTENTION, any(each.severity is Severity.ERROR for each in conditions))
     return conditions
 
