@@ -37,6 +37,7 @@ from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
+from appliance.self_test import SelfTest
 from appliance.transfer.transfers import Transfers
 from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
@@ -73,6 +74,7 @@ class ServiceState:
             await self._finished.wait()
 
 
+SELF_TEST = web.AppKey("SELF_TEST", SelfTest)
 SETTINGS = web.AppKey("SETTINGS", Settings)
 LIBRARY = web.AppKey("LIBRARY", Library)
 MODELS = web.AppKey("MODELS", Models)

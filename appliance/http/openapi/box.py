@@ -101,6 +101,25 @@ class Channel(TypedDict):
     bundles: list[ChannelBundle]
 
 
+class SelfTest(TypedDict):
+    """The last one; `at` in seconds since 1970."""
+
+    version: str
+    at: int
+    passed: bool
+
+
+class SelfTestCheck(TypedDict):
+    name: str
+    outcome: Literal["passed", "failed", "skipped"]
+    text: str
+    cure: str
+
+
+class SelfTestReport(SelfTest):
+    checks: list[SelfTestCheck]
+
+
 class Status(TypedDict):
     """Bytes and seconds."""
 
@@ -114,6 +133,7 @@ class Status(TypedDict):
     trust: Trust
     discovery: Discovery
     channels: list[Channel]
+    self_test: SelfTest | None
     problems: list[str]
     conditions: list[Condition]
 
@@ -384,6 +404,10 @@ OPERATIONS: Table = {
     ),
     ("GET", "/hearth/v1/doctor"): Operation(
         summary="What is wrong with the box, the worst first", answer=Doctor
+    ),
+    ("POST", "/hearth/v1/self-test"): Operation(
+        summary="Try the model, memory, store, clock and announcement of the box now",
+        answer=SelfTestReport,
     ),
     ("GET", "/hearth/v1/neighbours"): Operation(
         summary="Other boxes and model servers on the network", answer=Neighbours
