@@ -25,7 +25,6 @@ from engine.llama.embed import Embedder
 from engine.llama.generation import Generation
 from engine.llama.grammar import compile_constraint
 from engine.llama.interruption import Interruption
-from engine.llama.logprobs import MAX_TOP
 from engine.llama.model import MAX_BATCH, LoadedModel
 from engine.llama.native import lib
 from engine.llama.pooled import PIECE_WITH_OUTPUTS
@@ -35,7 +34,7 @@ from engine.llama.seen import Seen, no_eyes, see, with_keys
 from engine.llama.session import PHYSICAL_BATCH, Session
 from engine.llama.threads import board_threads
 from engine.pictures import PictureSize
-from engine.prompt import fit_prompt
+from engine.prompt import check_logprobs, fit_prompt
 
 if TYPE_CHECKING:
     from engine.llama.eyes import Eyes
@@ -102,9 +101,7 @@ class LlamaEngine:
         session = self._session
         if session is None:
             raise EngineRequestError("the model is loaded for embeddings; load it for generation")
-        for asked in (request.logprobs, request.prompt_logprobs):
-            if asked is not None and not 0 <= asked <= MAX_TOP:
-                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
+        check_logprobs(request)
         if request.constraint is not None and request.ignore_eos:
             raise EngineRequestError("ignore_eos and a constraint exclude each other; drop one")
         seen = see(self._eyes, request.images)

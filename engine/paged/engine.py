@@ -35,12 +35,10 @@ from engine.paged.request import Request
 from engine.paged.runner import Launched, Options, Runner
 from engine.paged.scheduler import Scheduler
 from engine.paged.telling import LiveSequence, logprobs_of
-from engine.prompt import Fitted, fit_prompt
+from engine.prompt import Fitted, check_logprobs, fit_prompt
 
 if TYPE_CHECKING:
     from engine.llama.vocab import Vocab
-
-MAX_TOP = 20
 
 
 def load(spec: LoadSpec, poll: Poll) -> PagedEngine:
@@ -128,9 +126,7 @@ class PagedEngine:
         if request.images:
             raise unseeing("paged")
         sampling, vocab_size = request.sampling, self._model.spec.vocab_size
-        for asked in (request.logprobs, request.prompt_logprobs):
-            if asked is not None and not 0 <= asked <= MAX_TOP:
-                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
+        check_logprobs(request)
         if any(not 0 <= token < vocab_size for token in sampling.logit_bias):
             raise EngineRequestError(f"logit_bias names a token beyond 0 to {vocab_size - 1}")
         fitted = self._fit(request)
