@@ -9,17 +9,38 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import ConfigError
+from appliance.values import (
+    ENGINES,
+    choice,
+    parse_address,
+    parse_duration,
+    parse_hosts,
+    parse_interfaces,
+    parse_led,
+    parse_mirrors,
+    parse_model_engines,
+    parse_name,
+    parse_networks,
+    parse_origins,
+    parse_period,
+    parse_positive,
+    parse_proxy,
+    parse_registry,
+    parse_reserve,
+    parse_seconds,
+    parse_window,
+    whole,
+)
 
 SYSTEM_FILE = Path("/etc/hearth/hearth.toml")
 SYSTEM_STATE = Path("/var/lib/hearth")
 
 MIB = 1024 * 1024
-ENGINES = ("auto", "llama", "paged", "echo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,176 +63,6 @@ class Setting:
         return re.sub(r"(//)?[^/]*@", r"\1***@", text) if self.is_secret else text
 
 
-def _address(text: str) -> str:
-    """`address:port`, `address` or `:port`; brackets around IPv6. Returns address:port."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[^:\s/]*)(?::(\d{1,5}))?", text.strip())
-    if match is None or int(match[2] or 11434) > 65535:
-        raise ValueError("an address like 127.0.0.1:11434, 0.0.0.0 or [::]:11434")
-    return f"{match[1] or '0.0.0.0'}:{match[2] or 11434}"  # noqa: S104 - ":port" asks for all
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", text.strip()) or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _reserve(text: str) -> int | None:
-    if text.strip() == "auto":
-        return None
-    if not re.fullmatch(r"\d{1,9}", text.strip()):
-        raise ValueError("'auto' or a whole number from 0 to 999999999")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"\d{1,9}(\.\d+)?", text.strip()):
-        raise ValueError("a number of seconds, 0 or more")
-    return float(text)
-
-
-def _positive(text: str) -> float:
-    seconds = _seconds(text)
-    if not 0.1 <= seconds <= 86_400:
-        raise ValueError("a number of seconds from 0.1 to 86400")
-    return seconds
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.strip() not in allowed:
-            raise ValueError(" or ".join(repr(a) for a in allowed))
-        return text.strip()
-
-    return parse
-
-
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a Go duration ("5m", "1h30m", "-1s") or a bare number of seconds.
-
-    Negative means for ever and gives `inf` (Ollama API, keep_alive). Raises ValueError.
-    """
-    text = text.strip()
-    sign = -1 if text.startswith("-") else 1
-    body = text[1:] if text[:1] in {"+", "-"} else text
-    if re.fullmatch(r"\d+(\.\d+)?", body):
-        total = float(body)
-    else:
-        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", body)
-        if not parts or "".join(f"{n}{u}" for n, u in parts) != body:
-            raise ValueError("a duration like '5m', '1h30m', '30s', a number of seconds, or -1")
-        total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    return float("inf") if sign < 0 and total else total
-
-
-def _period(text: str) -> float:
-    seconds = parse_duration(text)
-    if not 60 <= seconds <= 30 * 86_400:
-        raise ValueError("a duration from 1m to 720h")
-    return seconds
-
-
-def _window(text: str) -> str:
-    time_of_day = r"([01]\d|2[0-3]):[0-5]\d"
-    if not re.fullmatch(rf"({time_of_day}-{time_of_day})?", text.strip()):
-        raise ValueError("a time of day like 02:00-05:00, or empty")
-    return text.strip()
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
-    for origin in origins:
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/]+", origin):
-            raise ValueError("origins like https://app.example, separated by commas")
-    return origins
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    for host in hosts:
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
-            raise ValueError("host names without port, separated by commas")
-    return hosts
-
-
-_SHORTEST_PREFIX = {4: 8, 6: 32}
-
-
-def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    allowed = "addresses or prefixes like 192.168.1.2 or 10.1.0.0/16, separated by commas"
-    try:
-        networks = tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ValueError(f"{allowed}; {error}") from error
-    if wide := [net for net in networks if net.prefixlen < _SHORTEST_PREFIX[net.version]]:
-        raise ValueError(f"{allowed}; {wide[0]} would believe whole parts of the internet")
-    return networks
-
-
-def _name(text: str) -> str:
-    name = " ".join(text.split())
-    if len(name.encode()) > 63 or not name.isprintable():
-        raise ValueError("a name of at most 63 bytes on one line, or empty")
-    return name
-
-
-def _interfaces(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_.:@*?-]{1,32}", name):
-            raise ValueError("names of network interfaces like eth0 or wl*, separated by commas")
-    return names
-
-
-def _led(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,63}", text.strip()):
-        raise ValueError("'auto', 'off' or the name of a folder in /sys/class/leds, like ACT")
-    return text.strip()
-
-
-def _model_engines(text: str) -> Mapping[str, str]:
-    """`name=engine, …`; the names are looked at by who knows their grammar (models/choice.py)."""
-    wishes = {}
-    for part in filter(None, map(str.strip, text.split(","))):
-        name, _, engine = (piece.strip() for piece in part.partition("="))
-        if not name or engine not in ENGINES or name in wishes:
-            allowed = ", ".join(ENGINES)
-            raise ValueError(f"name=engine pairs, each model once; engines are {allowed}")
-        wishes[name] = engine
-    return wishes
-
-
-def _registry(text: str) -> str:
-    url = text.strip().rstrip("/").lower()
-    if not re.fullmatch(r"https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", url):
-        raise ValueError("a registry's address like https://registry.example:5000, without a path")
-    return url
-
-
-def _mirrors(text: str) -> tuple[tuple[str, str], ...]:
-    """(host, address) in order; the host is empty for names without one."""
-    mirrors = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        host, equals, address = part.rpartition("=")
-        if equals and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", host.strip()):
-            raise ValueError("addresses like http://box.local:11434 or hf.co=https://hf.example")
-        mirrors.append((host.strip().lower(), _registry(address)))
-    return tuple(mirrors)
-
-
-def _proxy(text: str) -> str:
-    allowed = r"off|(https?://)?([^@/\s]*@)?([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?"
-    if text.strip() and not re.fullmatch(allowed, text.strip()):
-        raise ValueError("an address like http://proxy.example:3128, off, or empty")
-    return text.strip()
-
-
 def default_state() -> str:
     """The state folder of a service user if it is there and ours, else the user's own."""
     if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
@@ -221,101 +72,106 @@ def default_state() -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("host", "127.0.0.1:11434", _address, "address and port to listen on"),
+    Setting("host", "127.0.0.1:11434", parse_address, "address and port to listen on"),
     Setting("state", "", lambda t: Path(t or default_state()).expanduser(), "folder of all state"),
     Setting("models", "", lambda t: Path(t).expanduser() if t else None,
             "folder of models in Ollama's layout; empty: 'models' in the state folder"),
-    Setting("engine", "auto", _choice(*ENGINES), "engine for every model"),
-    Setting("model_engines", "", _model_engines, "engine for single models: name=engine,…"),
-    Setting("go_template", "auto", _choice("auto", "on", "off"),
+    Setting("engine", "auto", choice(*ENGINES), "engine for every model"),
+    Setting("model_engines", "", parse_model_engines, "engine for single models: name=engine,…"),
+    Setting("go_template", "auto", choice("auto", "on", "off"),
             "a Modelfile's TEMPLATE before the GGUF's own: on always, off never; auto: unless the"
             " GGUF's can do more (tools, thinking)"),
-    Setting("access_lan", "open", _choice("open", "keys", "off"),
+    Setting("access_lan", "open", choice("open", "keys", "off"),
             "who on the network may use models: open lets guests chat and list, keys wants a key of"
             " everybody, off answers nobody but the box itself"),
-    Setting("name", "", _name, "what people call this box; empty: Hearth and a part of its id"),
-    Setting("discovery", "on", _choice("on", "off"),
+    Setting("name", "", parse_name,
+            "what people call this box; empty: Hearth and a part of its id"),
+    Setting("discovery", "on", choice("on", "off"),
             "announce on the local network and look for others, if the service listens there"),
-    Setting("discovery_interfaces", "", _interfaces,
+    Setting("discovery_interfaces", "", parse_interfaces,
             "network interfaces to announce on, like eth0,wl*; empty: all that are no container,"
             " tunnel or modem"),
-    Setting("allowed_hosts", "", _hosts, "more names that the Host header may carry"),
-    Setting("allowed_origins", "", _origins, "web origins that may call the API"),
-    Setting("trusted_proxies", "", _networks,
+    Setting("allowed_hosts", "", parse_hosts, "more names that the Host header may carry"),
+    Setting("allowed_origins", "", parse_origins, "web origins that may call the API"),
+    Setting("trusted_proxies", "", parse_networks,
             "addresses or prefixes of proxies whose X-Forwarded-For or Forwarded is believed; what"
             " any other proxy passes on needs a key"),
-    Setting("guest_rate_per_minute", "60", _whole(0, 10**6),
+    Setting("guest_rate_per_minute", "60", whole(0, 10**6),
             "requests per minute of a guest without a key; 0: no limit, also below"),
-    Setting("guest_concurrency", "4", _whole(0, 10**6), "requests of a guest at once"),
-    Setting("guest_context", "8192", _whole(0, 2**24), "largest num_ctx that a guest may ask for"),
-    Setting("guest_tokens_per_day", "1000000", _whole(0, 10**12),
+    Setting("guest_concurrency", "4", whole(0, 10**6), "requests of a guest at once"),
+    Setting("guest_context", "8192", whole(0, 2**24), "largest num_ctx that a guest may ask for"),
+    Setting("guest_tokens_per_day", "1000000", whole(0, 10**12),
             "tokens that may be computed for a guest in a day, prompts and answers"),
-    Setting("user_rate_per_minute", "60", _whole(0, 10**6),
+    Setting("user_rate_per_minute", "60", whole(0, 10**6),
             "requests per minute of each user whom a client with a key names"),
     Setting("keep_alive", "5m", parse_duration, "how long an idle model stays loaded"),
-    Setting("context_length", "4096", _whole(4, 2**24), "context where no request or model says"),
-    Setting("threads", "0", _whole(0, 1024), "threads per model; 0: chosen for the board"),
-    Setting("max_loaded_models", "3", _whole(1, 64), "models in memory at once"),
-    Setting("max_queue", "64", _whole(1, 100_000), "requests that may wait for one model"),
-    Setting("memory_reserve_mib", "512", _whole(0, 2**20), "memory that models leave free"),
-    Setting("disk_reserve_mib", "auto", _reserve,
+    Setting("context_length", "4096", whole(4, 2**24), "context where no request or model says"),
+    Setting("threads", "0", whole(0, 1024), "threads per model; 0: chosen for the board"),
+    Setting("max_loaded_models", "3", whole(1, 64), "models in memory at once"),
+    Setting("max_queue", "64", whole(1, 100_000), "requests that may wait for one model"),
+    Setting("memory_reserve_mib", "512", whole(0, 2**20), "memory that models leave free"),
+    Setting("disk_reserve_mib", "auto", parse_reserve,
             "disk space that models leave free; auto: a twentieth of the disk, 2 GiB at least, of a"
             " small disk a quarter"),
-    Setting("load_timeout_s", "300", _seconds, "longest time to load a model"),
-    Setting("drain_timeout_s", "30", _seconds, "how long running streams may finish at a stop"),
-    Setting("write_timeout_s", "60", _seconds, "how long a client may stop reading its stream"),
-    Setting("max_connections", "1000", _whole(16, 100_000),
+    Setting("load_timeout_s", "300", parse_seconds, "longest time to load a model"),
+    Setting("drain_timeout_s", "30", parse_seconds,
+            "how long running streams may finish at a stop"),
+    Setting("write_timeout_s", "60", parse_seconds,
+            "how long a client may stop reading its stream"),
+    Setting("max_connections", "1000", whole(16, 100_000),
             "connections at once, over TLS a quarter as many more"),
-    Setting("max_connections_per_address", "250", _whole(1, 100_000),
+    Setting("max_connections_per_address", "250", whole(1, 100_000),
             "of them from one address other than this machine"),
-    Setting("head_timeout_s", "20", _positive, "longest time for a request's head to arrive"),
-    Setting("idle_timeout_s", "120", _positive, "how long a connection may wait between requests"),
-    Setting("tls", "off", _choice("on", "off"), "serve HTTPS too, with a certificate of this box"),
-    Setting("tls_port", "11435", _whole(0, 65535), "port of HTTPS, on the address of host"),
-    Setting("max_body_mib", "64", _whole(1, 4096), "largest request body, uploads of blobs apart"),
-    Setting("max_blob_gib", "128", _whole(1, 4096), "largest blob that may be uploaded"),
-    Setting("max_depth", "64", _whole(8, 500), "deepest nesting of a JSON body"),
-    Setting("max_messages", "4096", _whole(1, 10**6), "most messages in one chat request"),
-    Setting("registry", "https://registry.ollama.ai", _registry, "registry of names without host"),
-    Setting("registry_mirrors", "", _mirrors,
+    Setting("head_timeout_s", "20", parse_positive, "longest time for a request's head to arrive"),
+    Setting("idle_timeout_s", "120", parse_positive,
+            "how long a connection may wait between requests"),
+    Setting("tls", "off", choice("on", "off"), "serve HTTPS too, with a certificate of this box"),
+    Setting("tls_port", "11435", whole(0, 65535), "port of HTTPS, on the address of host"),
+    Setting("max_body_mib", "64", whole(1, 4096), "largest request body, uploads of blobs apart"),
+    Setting("max_blob_gib", "128", whole(1, 4096), "largest blob that may be uploaded"),
+    Setting("max_depth", "64", whole(8, 500), "deepest nesting of a JSON body"),
+    Setting("max_messages", "4096", whole(1, 10**6), "most messages in one chat request"),
+    Setting("registry", "https://registry.ollama.ai", parse_registry,
+            "registry of names without host"),
+    Setting("registry_mirrors", "", parse_mirrors,
             "registries to ask first, separated by commas; HOST=ADDRESS for the names of one host"),
-    Setting("share_models", "off", _choice("on", "off"), "let the network pull models from here"),
-    Setting("transfer_parts", "4", _whole(1, 16), "requests at once for one large blob"),
-    Setting("transfer_tries", "6", _whole(1, 100), "tries of a request that a registry breaks off"),
-    Setting("transfer_stall_s", "30", _seconds, "how long a registry may send nothing"),
-    Setting("transfer_timeout_s", "86400", _seconds, "longest time for one pull or push"),
-    Setting("transfer_down_kbps", "0", _whole(0, 10**9),
+    Setting("share_models", "off", choice("on", "off"), "let the network pull models from here"),
+    Setting("transfer_parts", "4", whole(1, 16), "requests at once for one large blob"),
+    Setting("transfer_tries", "6", whole(1, 100), "tries of a request that a registry breaks off"),
+    Setting("transfer_stall_s", "30", parse_seconds, "how long a registry may send nothing"),
+    Setting("transfer_timeout_s", "86400", parse_seconds, "longest time for one pull or push"),
+    Setting("transfer_down_kbps", "0", whole(0, 10**9),
             "most kilobits per second that all pulls take together; 0: no limit"),
-    Setting("transfer_up_kbps", "0", _whole(0, 10**9),
+    Setting("transfer_up_kbps", "0", whole(0, 10**9),
             "most kilobits per second that all pushes take together; 0: no limit"),
-    Setting("transfer_pause", "off", _choice("off", "generating"),
+    Setting("transfer_pause", "off", choice("off", "generating"),
             "let pulls rest while a model generates, for at most a minute at a time"),
-    Setting("transfer_proxy", "", _proxy,
+    Setting("transfer_proxy", "", parse_proxy,
             "proxy for registries, http://[user:password@]host:port, or off; empty: HTTPS_PROXY,"
             " HTTP_PROXY, ALL_PROXY", is_secret=True),
-    Setting("scrub_days", "30", _whole(0, 3650),
+    Setting("scrub_days", "30", whole(0, 3650),
             "every stored blob is read again within so many days, when idle; 0: never by itself"),
-    Setting("scrub_mib_s", "10", _whole(1, 10_000), "how fast it is read, in MiB per second"),
-    Setting("trust_mode", "auto", _choice("auto", "open", "warn", "signed"),
+    Setting("scrub_mib_s", "10", whole(1, 10_000), "how fast it is read, in MiB per second"),
+    Setting("trust_mode", "auto", choice("auto", "open", "warn", "signed"),
             "unsigned models: open takes them from listed hosts, warn asks for each, signed takes"
             " none; auto: signed once a site's own root is enrolled, else open"),
-    Setting("trust_hosts", "", _hosts,
+    Setting("trust_hosts", "", parse_hosts,
             "more registries that unsigned models may come from, beside ollama.com, hf.co, registry"
             " and registry_mirrors"),
     Setting("update_from", "", str.strip,
             "folder or web address of the newest signed release of Hearth itself, looked at by"
             " hearth-update.timer; empty: only releases that are brought"),
-    Setting("channel_poll", "6h", _period, "how often followed channels are asked, about"),
-    Setting("channel_window", "", _window,
+    Setting("channel_poll", "6h", parse_period, "how often followed channels are asked, about"),
+    Setting("channel_window", "", parse_window,
             "time of day in which channels may change models, like 02:00-05:00, on this box's"
             " clock; empty: as each channel says"),
-    Setting("revoked", "warn", _choice("warn", "replace", "stop"),
+    Setting("revoked", "warn", choice("warn", "replace", "stop"),
             "what to do with an installed release that its publisher took back"),
-    Setting("led", "auto", _led,
+    Setting("led", "auto", parse_led,
             "LED that shows what the box does, a name from /sys/class/leds; auto: the board's own;"
             " off: none"),
-    Setting("log_format", "text", _choice("text", "json"), "log lines as key=value text or JSON"),
-    Setting("log_level", "info", _choice("debug", "info", "warning"), "least severe line logged"),
+    Setting("log_format", "text", choice("text", "json"), "log lines as key=value text or JSON"),
+    Setting("log_level", "info", choice("debug", "info", "warning"), "least severe line logged"),
 )  # fmt: skip
 
 # Variables of the command, which no setting of the service has.

@@ -52,9 +52,11 @@ from appliance.metrics import Metrics
 from appliance.models.manager import Models
 from appliance.network import Network
 from appliance.pressure import Pressure
+from appliance.self_test import SelfTest
 from appliance.systemd import Systemd
 from appliance.transfer.partial import sweep_partials
 from appliance.transfer.transfers import Transfers
+from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
 from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
@@ -118,6 +120,8 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
     await asyncio.to_thread(_open_library, settings, library, repositories, bundles)
     await asyncio.to_thread(known_time.load)
     await access.open(await asyncio.to_thread(unit.admin_key))
+    enroller = Enroller(settings.state, repositories, access)
+    await enroller.open()  # before anybody on the network can claim the box
     await usage.load()
     transfers.repairs.add_finder(ReleaseFinder(library, bundles, transfers))
     box = await asyncio.to_thread(Box.open, settings.state, settings.name)
@@ -127,6 +131,7 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
     with suppress(OSError):  # the task that follows changes says it
         await network.read()  # before the first caller: who is near?
     care = Care(settings, library, models, transfers.repairs)
+    self_test = SelfTest(settings, library, models, chat, care, repositories, discovery)
     models.on_format_error = lambda stored: care.check_now(stored.manifest.digests)
     library.on_format_error = partial(_check_from_thread, loop, care)
     metrics, incidents, device = Metrics(), Incidents(), Device(settings)
@@ -154,6 +159,8 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
             chat=chat,
             transfers=transfers,
             repositories=repositories,
+            enroller=enroller,
+            self_test=self_test,
             gate=gate,
             bundles=bundles,
             channels=channels,
@@ -195,49 +202,45 @@ async def _serve(settings: Settings, recent: logs.Recent, unit: Systemd) -> None
         unit.ready(_status(models, state))
         log.info("ready address=%s version=%s state=%s", address, version(), settings.state)
         async with asyncio.TaskGroup() as background:
-            visiting = background.create_task(door.run_forever())
-            securing = background.create_task(tls.run_forever())
-            expiry = background.create_task(models.expire_forever())
-            caring = background.create_task(care.run_forever())
-            polling = background.create_task(channels.poll_forever())
-            telling = background.create_task(app[LIVE].run_forever())
-            admitting = background.create_task(access.run_forever())
-            counting = background.create_task(usage.run_forever())
-            following = background.create_task(network.run_forever())
-            discovering = background.create_task(discovery.run_forever(bound))
-            watching = background.create_task(pressure.run_forever())
-            shining = background.create_task(leds.run_forever())
-            attending = background.create_task(attend_forever(app))
-            taking = background.create_task(_take_sticks(app[STICKS]))
-            feeding = background.create_task(
-                unit.feed_forever(lambda: _status(models, state), lambda: models.makes_progress)
-            )
+            run = background.create_task
+            visiting = run(door.run_forever())
+            discovering = run(discovery.run_forever(bound))
+            until_stop = [  # what begins work of its own
+                run(network.run_forever()),
+                run(care.run_forever()),
+                run(self_test.run_forever()),
+                run(channels.poll_forever()),
+                run(app[LIVE].run_forever()),
+                run(pressure.run_forever()),
+                run(attend_forever(app)),
+                run(_take_sticks(app[STICKS])),
+            ]
+            until_drained = [  # what the last requests still need
+                visiting,
+                run(tls.run_forever()),
+                run(models.expire_forever()),
+                run(access.run_forever()),
+                run(usage.run_forever()),
+                run(leds.run_forever()),
+                run(
+                    unit.feed_forever(lambda: _status(models, state), lambda: models.makes_progress)
+                ),
+            ]
             await stop.wait()
             unit.stopping(f"stopping, {_count(state.active, 'request')} may finish")
             if unit.sockets:
                 visiting.cancel()  # who comes now waits in systemd's socket for the next start
-            discovering.cancel()
-            following.cancel()
+            for task in (discovering, *until_stop):
+                task.cancel()
             await asyncio.wait([discovering])
-            background.create_task(discovery.close())  # nobody new is sent to us
-            caring.cancel()
-            polling.cancel()
-            telling.cancel()
+            run(discovery.close())  # nobody new is sent to us
             app[LIVE].close()
-            watching.cancel()
-            attending.cancel()
-            taking.cancel()
             await channels.close()
             await bundles.close()
             await transfers.close()  # what came is kept, so nobody waits for the rest
             await _drain(state, settings.drain_timeout_s)
-            expiry.cancel()
-            admitting.cancel()
-            counting.cancel()
-            visiting.cancel()
-            securing.cancel()
-            shining.cancel()
-            feeding.cancel()
+            for task in until_drained:
+                task.cancel()
     await asyncio.to_thread(end_well, settings.state)
     await asyncio.to_thread(safe_mode.end_well, settings.state)
     log.info("stopped")

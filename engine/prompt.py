@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from engine.errors import ContextLengthError
+from engine.api import GenerateRequest
+from engine.errors import ContextLengthError, EngineRequestError
+
+MAX_TOP = 20  # OpenAI API and Ollama API, top_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +15,13 @@ class Fitted:
     tokens: list[int]
     truncated: int  # tokens dropped from the middle
     keep: int  # tokens at the front that a context shift must not drop
+
+
+def check_logprobs(request: GenerateRequest) -> None:
+    """Raise EngineRequestError for more alternatives of a token than an engine tells."""
+    for asked in (request.logprobs, request.prompt_logprobs):
+        if asked is not None and not 0 <= asked <= MAX_TOP:
+            raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
 
 
 def fit_prompt(

@@ -173,6 +173,17 @@ class Access:
             self.claim.is_claimed |= owns
         return made
 
+    async def own(self, key: Key | None) -> None:
+        """The box has an owner from now on, whose key, made elsewhere, is `key`."""
+        now = self._now()
+        async with self._changing:
+            if key is None:
+                await self._database.write(lambda c: self.claim.record(c, now))
+            else:
+                made = replace(key, created_at=now)
+                await self.keys.add(made, lambda c: self.claim.record(c, now))
+            self.claim.is_claimed = True
+
     async def revoke_key(self, key_id: str) -> Key:
         """From now on the key is worth nothing. Raises NotFoundError."""
         return await self.keys.revoke(key_id, self._now())

@@ -121,17 +121,30 @@ class Keys:
             raise BadRequestError(
                 f"this box has {active} keys, {MAX_KEYS} are allowed", hint="revoke some first"
             )
-        key_id, secret = _random(ID_CHARACTERS), _random(SECRET_CHARACTERS)
-        key = Key(replace(facts, id=key_id), _hash(secret), created_at=now)
+        key, token = generate(facts, now)
+        await self.add(key, also)
+        return key, token
+
+    async def add(self, key: Key, also: Work[None] = lambda _: None) -> None:
+        """Store a key that was made elsewhere, and do `also` in the same transaction."""
 
         def work(connection: sqlite3.Connection) -> None:
+            # Back after a reset, which revoked it
+            statement = "DELETE FROM keys WHERE id = ? AND revoked_at IS NOT NULL"
+            connection.execute(statement, (key.facts.id,))
             _insert(connection, key)
             also(connection)
 
         await self._database.write(work)
         await self._settle()
-        self._keys[key_id] = key
-        return key, f"{PREFIX}{key_id}_{secret}"
+        self._keys[key.facts.id] = key
+
+    def holds(self, key: Key) -> bool:
+        """Whether this key with this secret is one of ours."""
+        known = self._keys.get(key.facts.id)
+        if known is None or known.revoked_at is not None:
+            return False
+        return hmac.compare_digest(known.secret_hash, key.secret_hash)
 
     async def revoke(self, key_id: str, now: float) -> Key:
         """From now on the key is worth nothing. Raises NotFoundError."""
@@ -211,6 +224,13 @@ class Keys:
 _DELETE_OLD = """DELETE FROM keys WHERE id IN (
     SELECT id FROM keys WHERE revoked_at IS NOT NULL ORDER BY revoked_at DESC LIMIT -1 OFFSET ?
 )"""
+
+
+def generate(facts: KeyFacts, now: float) -> tuple[Key, str]:
+    """A new key with the properties of `facts`, its id chosen here, and its token. No IO."""
+    key_id, secret = _random(ID_CHARACTERS), _random(SECRET_CHARACTERS)
+    key = Key(replace(facts, id=key_id), _hash(secret), created_at=now)
+    return key, f"{PREFIX}{key_id}_{secret}"
 
 
 def looks_like_key(token: str) -> bool:

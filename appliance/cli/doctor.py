@@ -11,15 +11,20 @@ MARKS = {"error": "ERROR", "warning": "WARNING", "note": "note"}
 
 
 @click.command("doctor")
+@click.option("--self-test", "is_test", is_flag=True, help="Try model, memory and store first")
 @answers_json
 @connects
 @click.pass_context
-def doctor(context: click.Context, client: Client, as_json: bool) -> None:
+def doctor(context: click.Context, client: Client, is_test: bool, as_json: bool) -> None:
     """Check the box and say how to cure what is wrong
 
     Without a running service this machine's own folders are looked at. The exit status is 1 if
-    anything is wrong.
+    anything is wrong. The self-test runs by itself after an update and once a week.
     """
+    if is_test:
+        report = client.post("/hearth/v1/self-test", {}, patient=True)
+        for check in report["checks"]:
+            click.echo(f"{check['name']} {check['outcome']}: {check['text']}", err=True)
     try:
         body = client.get("/hearth/v1/doctor")
     except ServiceDownError as error:

@@ -12,8 +12,9 @@ BOOT_FOLDERS = (Path("/boot/firmware"), Path("/efi"))
 def firstboot(boot: Path | None) -> None:
     """Set this box up from its boot partition, on an image and as root
 
-    Reads hearth.toml and custom.toml there once and wipes them; `hearth-reset-keys` there takes all
-    keys back. What cannot be done is said, and keeps nothing from starting.
+    Reads hearth.toml and custom.toml there once and wipes them; hands site-root.json, a site's
+    enrolment file, to the service; `hearth-reset-keys` there takes all keys back. What cannot be
+    done is said, and keeps nothing from starting.
     """
     from appliance.config import SYSTEM_STATE
     from appliance.firstboot.apply import Machine, first_boot

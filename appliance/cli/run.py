@@ -23,7 +23,7 @@ def _parse_keepalive(
     """A duration like 5m or a number of seconds; negative means for ever."""
     if value is None:
         return None
-    from appliance.config import parse_duration
+    from appliance.values import parse_duration
 
     try:
         parse_duration(value)

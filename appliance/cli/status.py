@@ -47,6 +47,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
         *_access_rows(body.get("access")),
         *_discovery_rows(body.get("discovery")),
         *_trust_rows(body.get("trust")),
+        *_self_test_rows(body.get("self_test"), now),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
     if body["models"]:
@@ -105,6 +106,14 @@ def _trust_rows(trust: Json | None) -> list[list[str]]:
     late = [each for each in trust["repositories"] if each["freshness"] in {"aging", "stale"}]
     told = [["", "", f"{each['name']} is {each['freshness']}"] for each in late]
     return [["", "trust", trust["mode"]], *told]
+
+
+def _self_test_rows(last: Json | None, now: datetime) -> list[list[str]]:
+    if last is None:
+        return []
+    verdict = "passed" if last["passed"] else "failed (`hearth doctor` says what)"
+    ago_s = max(0.0, now.timestamp() - last["at"])
+    return [["", "self-test", f"{verdict}, {span_words(ago_s)} ago"]]
 
 
 def _model_row(model: Json, now: datetime) -> list[str]:

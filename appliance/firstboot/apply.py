@@ -27,6 +27,9 @@ from appliance.firstboot.wishes import (
     parse_user_data,
     settings_file,
 )
+from appliance.library.blobs import atomic_write
+from appliance.trust.enrolment import FILE as ENROLMENT_FILE
+from appliance.trust.enrolment import MAX_FILE_BYTES
 
 T = TypeVar("T")
 
@@ -68,6 +71,7 @@ def first_boot(machine: Machine, boot: Path, state: Path) -> None:
         _try(machine, step, wishes)
     _try(machine, lambda *_: _reset_keys(boot, state), wishes)
     _try(machine, lambda *_: _set_hostname(machine, wishes.hostname, state), wishes)
+    _try(machine, lambda *_: _hand_over(machine, boot, state), wishes)
     for name in _PARSERS:
         _try(machine, lambda *_, name=name: wipe(boot / name), wishes)
 
@@ -183,6 +187,21 @@ def _reset_keys(boot: Path, state: Path) -> None:
     if wish.exists():
         _as_owner(state, lambda: _write(state / RESET_FILE, "", 0o600))
         wish.unlink()
+
+
+def _hand_over(machine: Machine, boot: Path, state: Path) -> None:
+    """The enrolment file of a site, for the service: it reads it with fewer rights than these.
+
+    Not wiped before the state folder has it, so that a full disk only makes it wait.
+    """
+    try:
+        with (boot / ENROLMENT_FILE).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return
+    _as_owner(state, lambda: atomic_write(state / ENROLMENT_FILE, data, mode=0o600))
+    wipe(boot / ENROLMENT_FILE)
+    machine.said.append(f"{ENROLMENT_FILE} was read; `hearth doctor` says what became of it")
 
 
 def _as_owner(state: Path, step: Callable[[], T]) -> T:

@@ -93,6 +93,7 @@ NEEDS: Mapping[tuple[str, str], Scope | None] = {
     ("HEAD", "/api/blobs/{digest}"): _MANAGE,
     ("POST", "/api/blobs/{digest}"): _MANAGE,
     ("GET", "/hearth/v1/doctor"): _MANAGE,  # names folders of this box
+    ("POST", "/hearth/v1/self-test"): _MANAGE,
     ("POST", "/hearth/v1/scrub"): _MANAGE,
     ("POST", "/hearth/v1/identify"): _MANAGE,
     ("GET", "/hearth/v1/bundles/why"): _MANAGE,

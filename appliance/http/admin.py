@@ -26,12 +26,13 @@ from appliance.http.context import (
     LIBRARY,
     MODELS,
     REPOSITORIES,
+    SELF_TEST,
     SETTINGS,
     STATE,
     ServiceState,
     version,
 )
-from appliance.http.doctor import conditions_of, entry
+from appliance.http.doctor import conditions_of, entry, self_test_entry
 from appliance.http.errors import FieldError, NoCloudError, NotYetError
 from appliance.http.neighbours import status_entry as discovery_entry
 from appliance.http.ollama import json_response
@@ -90,6 +91,7 @@ async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
         "trust": trust,
         "discovery": discovery_entry(app[DISCOVERY].status()),
         "channels": [channel_entry(each, with_reasons=is_trusted) for each in channels],
+        "self_test": self_test_entry(last) if (last := app[SELF_TEST].last) else None,
         "problems": await _problems(app, damaged_channels) if is_trusted else [],
         "conditions": [entry(each, whole=is_trusted) for each in await conditions_of(app)],
     }

@@ -1,7 +1,6 @@
 """Anthropic's messages, count_tokens and models: parse, run, write."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from appliance.http.body import read_object, to_struct
 from appliance.http.context import CALLER, LIBRARY, SETTINGS
 from appliance.http.errors import Dialect
 from appliance.http.limits import share_of
-from appliance.http.streams import NamedFraming, fold, run_job, stream
+from appliance.http.streams import NamedFraming, documents_of, fold, run_job, stream
 from appliance.http.thinking import thinking_where_able
 from appliance.library.stored import StoredModel
 
@@ -46,7 +45,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
         only_one_call=body.tool_choice.disable_parallel_tool_use,
     )
     if body.stream:
-        return await stream(request, _documents(request, job, writer), EVENTS)
+        return await stream(request, documents_of(request, job, writer), EVENTS)
     folded = answers.Folded()
     async with aclosing(run_job(request, job)) as events:
         async for event in events:
@@ -83,15 +82,6 @@ def model(stored: StoredModel) -> web.StreamResponse:
 async def _able_job(request: web.Request, body: wire.CountRequest) -> JobRequest:
     job = body.to_job(share_of(request), request.app[SETTINGS].max_messages)
     return await thinking_where_able(request, job)
-
-
-async def _documents(
-    request: web.Request, job: JobRequest, writer: answers.Writer
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(run_job(request, job)) as events:
-        async for event in events:
-            for piece in writer.feed(event):
-                yield msgspec.json.encode(piece)
 
 
 def believed(caller: Caller, user_id: str | None) -> Caller:

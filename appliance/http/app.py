@@ -62,6 +62,7 @@ from appliance.http.context import (
     CHAT,
     DEVICE,
     DISCOVERY,
+    ENROLLER,
     EXPORTER,
     GATE,
     GUARD,
@@ -77,6 +78,7 @@ from appliance.http.context import (
     MODELS,
     RECENT,
     REPOSITORIES,
+    SELF_TEST,
     SETTINGS,
     STATE,
     STICKS,
@@ -98,7 +100,9 @@ from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
+from appliance.self_test import SelfTest
 from appliance.transfer.transfers import Transfers
+from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
 from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
@@ -125,6 +129,8 @@ class Parts:
     chat: ChatService
     transfers: Transfers
     repositories: Repositories
+    enroller: Enroller
+    self_test: SelfTest
     gate: Gate
     bundles: Bundles
     channels: Channels
@@ -153,6 +159,8 @@ def build_app(parts: Parts) -> web.Application:
     app[MODELS] = parts.models
     app[CHAT] = parts.chat
     app[REPOSITORIES] = parts.repositories
+    app[ENROLLER] = parts.enroller
+    app[SELF_TEST] = parts.self_test
     app[GATE] = parts.gate
     app[BUNDLES] = bundles
     app[IMPORTER] = Importer(library, parts.repositories, bundles, parts.channels)
@@ -227,6 +235,7 @@ def _own_routes() -> list[web.RouteDef]:
         web.get("/hearth/v1/status", admin.status),
         web.get("/hearth/v1/plan", admin.plan),
         web.get("/hearth/v1/doctor", doctor.doctor),
+        web.post("/hearth/v1/self-test", doctor.self_test),
         web.get("/hearth/v1/neighbours", neighbours.neighbours),
         web.get("/hearth/v1/device", device.device),
         web.post("/hearth/v1/identify", leds.identify),

@@ -37,7 +37,9 @@ from appliance.library.library import Library
 from appliance.logs import Recent
 from appliance.metrics import Metrics
 from appliance.models.manager import Models
+from appliance.self_test import SelfTest
 from appliance.transfer.transfers import Transfers
+from appliance.trust.enrolling import Enroller
 from appliance.trust.gate import Gate
 from appliance.trust.known_time import KnownTime
 from appliance.trust.repositories import Repositories
@@ -72,12 +74,14 @@ class ServiceState:
             await self._finished.wait()
 
 
+SELF_TEST = web.AppKey("SELF_TEST", SelfTest)
 SETTINGS = web.AppKey("SETTINGS", Settings)
 LIBRARY = web.AppKey("LIBRARY", Library)
 MODELS = web.AppKey("MODELS", Models)
 CHAT = web.AppKey("CHAT", ChatService)
 TRANSFERS = web.AppKey("TRANSFERS", Transfers)
 REPOSITORIES = web.AppKey("REPOSITORIES", Repositories)
+ENROLLER = web.AppKey("ENROLLER", Enroller)
 GATE = web.AppKey("GATE", Gate)
 BUNDLES = web.AppKey("BUNDLES", Bundles)
 IMPORTER = web.AppKey("IMPORTER", Importer)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from appliance.conditions import Condition, Severity
@@ -11,16 +12,19 @@ from appliance.health_facts import Live, read_facts
 from appliance.http.context import (
     DEVICE,
     DISCOVERY,
+    ENROLLER,
     INCIDENTS,
     LEDS,
     LIBRARY,
     REPOSITORIES,
+    SELF_TEST,
     SETTINGS,
     STICKS,
     TLS,
 )
 from appliance.http.ollama import json_response
 from appliance.leds import Show
+from appliance.self_test import Report
 
 
 async def doctor(request: web.Request) -> web.StreamResponse:
@@ -33,9 +37,22 @@ async def conditions_of(app: web.Application) -> list[Condition]:
     own = app[SETTINGS], app[LIBRARY], app[REPOSITORIES]
     parts = *own, app[DISCOVERY].status(), app[DEVICE], Live.of(app[INCIDENTS])
     found = examine(await asyncio.to_thread(read_facts, *parts))
-    conditions = [*app[TLS].conditions(), *app[STICKS].conditions(), *found]
+    tellers = app[TLS], app[STICKS], app[ENROLLER], app[SELF_TEST]
+    told = [condition for each in tellers for condition in each.conditions()]
+    conditions = [*told, *found]
     app[LEDS].set(Show.ATTENTION, any(each.severity is Severity.ERROR for each in conditions))
     return conditions
+
+
+async def self_test(request: web.Request) -> web.StreamResponse:
+    """POST /hearth/v1/self-test: run it now; what each check said. Takes some seconds."""
+    report = await request.app[SELF_TEST].run()
+    return json_response({**self_test_entry(report), "checks": msgspec.to_builtins(report.checks)})
+
+
+def self_test_entry(report: Report) -> dict[str, Any]:
+    """A self-test as a fact; also of /hearth/v1/status."""
+    return {"version": report.version, "at": round(report.at), "passed": report.has_passed}
 
 
 def answer(conditions: list[Condition]) -> dict[str, Any]:

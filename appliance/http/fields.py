@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from appliance.config import parse_duration
 from appliance.errors import BadRequestError, RequestTooLargeError
 from appliance.http.errors import FieldError, OptionError
 from appliance.library.parameters import PARAMETERS, Kind, parse_options
+from appliance.values import parse_duration
 from engine.api import Constraint
 
 MAX_SCHEMA_BYTES = 64 * 1024

@@ -41,7 +41,7 @@ from appliance.http.live_room import Live, Section
 from appliance.http.neighbours import answer as neighbours_answer
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
-from appliance.models.manager import LoadedModel
+from appliance.models.loaded import LoadedModel
 from appliance.transfer.jobs import JobReport
 from engine.errors import EngineError
 

@@ -15,7 +15,7 @@ from appliance.library.create import CreateRequest
 from appliance.library.names import ModelName
 from appliance.library.show import model_info, modelfile_text, parameters_text, tensor_list
 from appliance.library.stored import StoredModel
-from appliance.models.manager import LoadedModel
+from appliance.models.loaded import LoadedModel
 
 # What Ollama shows for models that are kept for ever: a date centuries ahead.
 _FOREVER = timedelta(days=292 * 365)

@@ -1,6 +1,5 @@
 """OpenAI's Responses: parse, run, write."""
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +7,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from appliance.chat.events import JobRequest
 from appliance.http import responses_answers as answers
 from appliance.http import responses_wire as wire
 from appliance.http.body import read_object, to_struct
 from appliance.http.context import SETTINGS
 from appliance.http.errors import Dialect, Problem
 from appliance.http.limits import share_of
-from appliance.http.streams import NamedFraming, run_job, stream
+from appliance.http.streams import NamedFraming, documents_of, run_job, stream
 from appliance.http.thinking import thinking_where_able
 
 
@@ -38,7 +36,7 @@ async def responses(request: web.Request) -> web.StreamResponse:
     job = await thinking_where_able(request, job)
     writer = answers.Writer(body)
     if body.stream:
-        return await stream(request, _documents(request, job, writer), _framing(writer))
+        return await stream(request, documents_of(request, job, writer), _framing(writer))
     last: dict[str, Any] = {}
     async with aclosing(run_job(request, job)) as events:
         async for event in events:
@@ -46,15 +44,6 @@ async def responses(request: web.Request) -> web.StreamResponse:
                 last = piece
     headers = {"Content-Type": "application/json"}
     return web.Response(headers=headers, body=msgspec.json.encode(last["response"]))
-
-
-async def _documents(
-    request: web.Request, job: JobRequest, writer: answers.Writer
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(run_job(request, job)) as events:
-        async for event in events:
-            for piece in writer.feed(event):
-                yield msgspec.json.encode(piece)
 
 
 def _framing(writer: answers.Writer) -> _Framing:

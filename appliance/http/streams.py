@@ -10,10 +10,12 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 
 from appliance.chat.events import (
@@ -111,6 +113,22 @@ async def run_job(request: web.Request, job: JobRequest) -> AsyncGenerator[Event
                 if isinstance(event, Text | Thinking):
                     request.app[METER].add(event.tokens, now)
                 yield event
+
+
+class Writer(Protocol):
+    """What turns a job's events into the pieces of an answer."""
+
+    def feed(self, event: Event, /) -> Sequence[dict[str, Any]]: ...
+
+
+async def documents_of(
+    request: web.Request, job: JobRequest, writer: Writer
+) -> AsyncGenerator[bytes, None]:
+    """The pieces of a job's answer, as JSON."""
+    async with aclosing(run_job(request, job)) as events:
+        async for event in events:
+            for piece in writer.feed(event):
+                yield msgspec.json.encode(piece)
 
 
 @contextmanager

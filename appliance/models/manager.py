@@ -6,10 +6,10 @@ The one owner of workers. Knows nothing of prompts, dialects or what is generate
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from appliance.access.shares import BOX, Path
@@ -19,6 +19,7 @@ from appliance.hardware import Memory, read_memory
 from appliance.library.names import ModelName
 from appliance.library.stored import StoredModel
 from appliance.models.choice import Choice, Machine, choose_engine, read_machine, wishes_of
+from appliance.models.loaded import Demand, InUse, LoadedModel, describe
 from appliance.models.planner import MIB, Need, Occupant, Plan, make_room, shrink_kv
 from appliance.models.resident import Lease, Resident
 from appliance.models.spec import load_spec, memory_need, with_budget
@@ -30,33 +31,6 @@ log = logging.getLogger("hearth.models")
 
 SAFE_RETRY_S = 300
 STUCK_S = 60.0  # for workers that end and for the decision, beyond the time to load
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in memory, as /api/ps shows it."""
-
-    name: ModelName
-    stored: StoredModel
-    size_bytes: int
-    size_vram_bytes: int
-    context_length: int  # tokens
-    expires_at: datetime | None  # None: kept for ever
-    engine: str
-    slots: int
-    running: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """How many requests a model has, also while it is being loaded."""
-
-    name: ModelName
-    running: int
-    waiting: int
-    slots: int
-    is_loaded: bool
 
 
 class Models:
@@ -75,10 +49,7 @@ class Models:
         self._changed = asyncio.Event()
         self._leaving: set[EngineClient] = set()  # told to stop; their memory is not free yet
         self._is_closed = False
-        self._generating = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-        self._busy = asyncio.Event()
+        self._in_use = InUse()
         self.on_format_error: Callable[[StoredModel], None] = lambda _: None
         self.on_change: Callable[[], None] = lambda: None  # a queue moved, a worker came or went
         self.on_worker_end: Callable[[ModelName, EngineError], None] = lambda *_: None
@@ -95,15 +66,15 @@ class Models:
     @property
     def is_generating(self) -> bool:
         """Whether any request holds a model just now."""
-        return self._generating > 0
+        return self._in_use.count > 0
 
     async def wait_quiet(self) -> None:
         """Return as soon as no request holds a model."""
-        await self._quiet.wait()
+        await self._in_use.none.wait()
 
     async def wait_generating(self) -> None:
         """Return as soon as a request holds a model."""
-        await self._busy.wait()
+        await self._in_use.some.wait()
 
     @asynccontextmanager
     async def lease(
@@ -155,30 +126,17 @@ class Models:
         try:
             async with resident.lease(spec, stored, share, load) as lease:
                 resident.keep_alive_s = seconds
-                with self._held():
+                with self._in_use.held():
+                    self.on_change()
                     yield lease
         finally:
             self._changed.set()
             self.on_change()
 
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        self._generating += 1
-        self._quiet.clear()
-        self.on_change()
-        self._busy.set()
-        try:
-            yield
-        finally:
-            self._generating -= 1
-            if not self._generating:
-                self._quiet.set()
-                self._busy.clear()
-
     def loaded(self) -> list[LoadedModel]:
         """Models with a living worker, those that stay longest first."""
         found = [
-            self._describe(resident, resident.client, resident.stored)
+            describe(resident, resident.client, resident.stored)
             for resident in self._residents.values()
             if resident.client is not None and resident.stored is not None
         ]
@@ -388,26 +346,6 @@ class Models:
             await asyncio.gather(*(client.close() for client in clients))
         finally:
             self._leaving -= clients
-
-    def _describe(
-        self, resident: Resident, client: EngineClient, stored: StoredModel
-    ) -> LoadedModel:
-        remaining = resident.expires_in(time.monotonic())
-        expires_at = None
-        if remaining != float("inf"):
-            expires_at = datetime.now(UTC) + timedelta(seconds=remaining)
-        return LoadedModel(
-            name=resident.name,
-            stored=stored,
-            size_bytes=resident.need.total_bytes,
-            size_vram_bytes=resident.need.total_bytes - resident.need.host_bytes,
-            context_length=client.info.context_length,
-            expires_at=expires_at,
-            engine=client.info.engine,
-            slots=client.info.slots,
-            running=resident.queue.running,
-            waiting=resident.queue.waiting,
-        )
 
 
 def _refusal(name: ModelName, choice: Choice) -> UnsupportedError | None:

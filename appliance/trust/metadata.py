@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from securesystemslib.exceptions import FormatError
+from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import Signature
 from tuf.api.exceptions import (
     BadVersionNumberError,
     DownloadError,
@@ -134,6 +137,22 @@ def check_root(data: bytes) -> Root:
 def root_digest(data: bytes) -> bytes:
     """SHA-256 of what the root's signatures cover: the same whoever signed, in any order."""
     return hashlib.sha256(Metadata[Root].from_bytes(data).signed_bytes).digest()
+
+
+def is_signed_by_root(
+    root: bytes, document: Mapping[str, object], signatures: Mapping[str, str]
+) -> bool:
+    """Whether enough keys of a checked root signed the canonical form of a JSON document.
+
+    signatures  in hex, by the id of the key
+    """
+    try:
+        payload = encode_canonical(dict(document))
+        given = {keyid: Signature(keyid, text) for keyid, text in signatures.items()}
+        signed = Metadata[Root].from_bytes(root).signed
+    except (FormatError, RepositoryError, *_NONSENSE):
+        return False
+    return payload is not None and _are_enough(signed, Root.type, payload.encode(), given)
 
 
 class _Recorder(FetcherInterface):
@@ -297,9 +316,15 @@ class Proof:
 
 
 def _verifies(parent: Root | Targets, role: str, metadata: Metadata[Any]) -> bool:
+    return _are_enough(parent, role, metadata.signed_bytes, metadata.signatures)
+
+
+def _are_enough(
+    parent: Root | Targets, role: str, payload: bytes, signatures: dict[str, Signature]
+) -> bool:
     """Whether enough *different* keys signed: python-tuf counts key ids, and a key may have two."""
     try:
-        result = parent.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        result = parent.get_verification_result(role, payload, signatures)
         keys = {json.dumps(key.keyval, sort_keys=True) for key in result.signed.values()}
     except (RepositoryError, *_NONSENSE):
         return False

@@ -7,9 +7,6 @@ returned and samples the next, and nothing is computed after the last one.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import sha256
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from engine.api import (
@@ -28,16 +25,16 @@ from engine.llama.embed import Embedder
 from engine.llama.generation import Generation
 from engine.llama.grammar import compile_constraint
 from engine.llama.interruption import Interruption
-from engine.llama.logprobs import MAX_TOP
 from engine.llama.model import MAX_BATCH, LoadedModel
 from engine.llama.native import lib
 from engine.llama.pooled import PIECE_WITH_OUTPUTS
 from engine.llama.rank import Ranker
 from engine.llama.sampler import Sampler
+from engine.llama.seen import Seen, no_eyes, see, with_keys
 from engine.llama.session import PHYSICAL_BATCH, Session
 from engine.llama.threads import board_threads
-from engine.pictures import PictureSize, read_size
-from engine.prompt import fit_prompt
+from engine.pictures import PictureSize
+from engine.prompt import check_logprobs, fit_prompt
 
 if TYPE_CHECKING:
     from engine.llama.eyes import Eyes
@@ -52,15 +49,6 @@ _COUNTERS = (
     "embed_tokens",
     "score_tokens",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An image of a request."""
-
-    key: int  # negative: what stands for it among the tokens
-    data: bytes
-    tokens: int
 
 
 def load(spec: LoadSpec, poll: Poll) -> Engine:
@@ -113,12 +101,10 @@ class LlamaEngine:
         session = self._session
         if session is None:
             raise EngineRequestError("the model is loaded for embeddings; load it for generation")
-        for asked in (request.logprobs, request.prompt_logprobs):
-            if asked is not None and not 0 <= asked <= MAX_TOP:
-                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
+        check_logprobs(request)
         if request.constraint is not None and request.ignore_eos:
             raise EngineRequestError("ignore_eos and a constraint exclude each other; drop one")
-        seen = self._see(request)
+        seen = see(self._eyes, request.images)
         prompt = fit_prompt(
             self._prompt_tokens(request, seen),
             context_length=self._context_length,
@@ -218,7 +204,7 @@ class LlamaEngine:
     def look(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
         """How many tokens images of these sizes take; raises EngineRequestError without eyes."""
         if self._eyes is None:
-            raise _no_eyes()
+            raise no_eyes()
         return [self._eyes.extent(PictureSize(*size)).tokens for size in sizes]
 
     def stats(self) -> dict[str, Any]:
@@ -320,23 +306,7 @@ class LlamaEngine:
     def _must_stop(self) -> bool:
         return self._running is not None and self._running.is_aborted
 
-    def _see(self, request: GenerateRequest) -> list[_Seen]:
-        """The request's images with what they take; raises EngineRequestError."""
-        if request.images and self._eyes is None:
-            raise _no_eyes()
-        seen = []
-        for number, data in enumerate(request.images):
-            assert self._eyes is not None
-            try:
-                tokens = self._eyes.extent(read_size(data)).tokens
-            except EngineRequestError as error:
-                raise EngineRequestError(f"image {number} of the request: {error}") from error
-            # A hash, so that the cache never takes one image for another.
-            key = -1 - int.from_bytes(sha256(data).digest())
-            seen.append(_Seen(key, data, tokens))
-        return seen
-
-    def _prompt_tokens(self, request: GenerateRequest, seen: Sequence[_Seen]) -> list[int]:
+    def _prompt_tokens(self, request: GenerateRequest, seen: Sequence[Seen]) -> list[int]:
         vocab = self._vocab
         if isinstance(request.prompt, str):
             tokens = vocab.tokenize(
@@ -345,7 +315,7 @@ class LlamaEngine:
         else:
             tokens = list(request.prompt)
             if seen:
-                tokens = _with_keys(tokens, seen)
+                tokens = with_keys(tokens, seen)
             vocab.check([token for token in tokens if token >= 0] if seen else tokens)
             if request.add_special and vocab.adds_bos and tokens[:1] != [vocab.bos]:
                 tokens.insert(0, vocab.bos)
@@ -378,25 +348,3 @@ def _open_eyes(model: LoadedModel, interruption: Interruption) -> "Eyes":
     from engine.llama.eyes import Eyes  # loads libmtmd, which most models do not need
 
     return Eyes(model, interruption)
-
-
-def _no_eyes() -> EngineRequestError:
-    return EngineRequestError("the model does not see images: it has no projector")
-
-
-def _with_keys(tokens: list[int], seen: Sequence[_Seen]) -> list[int]:
-    """The prompt with the keys of images in place of their numbers, -1 - i for image i."""
-    keyed: list[int] = []
-    for token, run in groupby(tokens):
-        count = len(list(run))
-        if token >= 0:
-            keyed += [token] * count
-            continue
-        number = -1 - token
-        if number >= len(seen) or count % seen[number].tokens:
-            raise EngineRequestError(
-                f"the prompt has {count} tokens for image {number}, which the request lacks or"
-                " which takes another number of them"
-            )
-        keyed += [seen[number].key] * count
-    return keyed

@@ -6,8 +6,6 @@ import numpy.typing as npt
 from engine.api import TokenLogprob
 from engine.llama.vocab import Vocab
 
-MAX_TOP = 20  # OpenAI API and Ollama API, top_logprobs
-
 
 def token_logprob(
     logits: npt.NDArray[np.float32], token: int, top: int, vocab: Vocab

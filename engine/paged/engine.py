@@ -11,10 +11,8 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -27,22 +25,20 @@ from engine.api import (
     Pooling,
     SequenceStep,
     TokenLogprob,
-    Usage,
 )
 from engine.errors import DeviceMemoryError, EngineError, EngineRequestError, unseeing
-from engine.paged.grammar import Grammar, GrammarCompiler
+from engine.paged.grammar import GrammarCompiler
 from engine.paged.graphs import Capture, CudaCapture
 from engine.paged.model import PagedModel
 from engine.paged.prefix import PrefixIndex
 from engine.paged.request import Request
-from engine.paged.runner import Launched, Options, PromptPiece, Runner
+from engine.paged.runner import Launched, Options, Runner
 from engine.paged.scheduler import Scheduler
-from engine.prompt import Fitted, fit_prompt
+from engine.paged.telling import LiveSequence, logprobs_of
+from engine.prompt import Fitted, check_logprobs, fit_prompt
 
 if TYPE_CHECKING:
     from engine.llama.vocab import Vocab
-
-MAX_TOP = 20
 
 
 def load(spec: LoadSpec, poll: Poll) -> PagedEngine:
@@ -63,22 +59,6 @@ def _salt_of(request: GenerateRequest) -> bytes:
     if request.prompt_logprobs is not None:
         return secrets.token_bytes(16)
     return request.cache_salt.encode()
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A request on its way through the engine."""
-
-    source: GenerateRequest
-    request: Request
-    truncated: int
-    grammar: Grammar | None
-    special: frozenset[int]  # control tokens that add their text
-    told: int = 0  # output tokens sent so far
-    prompt: dict[int, TokenLogprob] = field(default_factory=dict)  # by position, if asked for
-    has_told_prompt: bool = False
-    added_ns: int = field(default_factory=time.monotonic_ns)
-    first_ns: int = 0
 
 
 class PagedEngine:
@@ -115,7 +95,7 @@ class PagedEngine:
             capture=capture,
         )
         self._grammars = GrammarCompiler(model.vocab)
-        self._sequences: dict[int, _Sequence] = {}
+        self._sequences: dict[int, LiveSequence] = {}
         self._options: dict[int, Options] = {}
         self._ended: list[SequenceStep] = []  # last steps of aborted sequences, not yet told
         self._launched: Launched | None = None
@@ -146,9 +126,7 @@ class PagedEngine:
         if request.images:
             raise unseeing("paged")
         sampling, vocab_size = request.sampling, self._model.spec.vocab_size
-        for asked in (request.logprobs, request.prompt_logprobs):
-            if asked is not None and not 0 <= asked <= MAX_TOP:
-                raise EngineRequestError(f"logprobs is {asked}; allowed are 0 to {MAX_TOP}")
+        check_logprobs(request)
         if any(not 0 <= token < vocab_size for token in sampling.logit_bias):
             raise EngineRequestError(f"logit_bias names a token beyond 0 to {vocab_size - 1}")
         fitted = self._fit(request)
@@ -169,7 +147,9 @@ class PagedEngine:
             sampling, seed, request.logprobs, request.prompt_logprobs
         )
         special = self._vocab.named(request.special)
-        self._sequences[request.id] = _Sequence(request, inner, fitted.truncated, grammar, special)
+        self._sequences[request.id] = LiveSequence(
+            request, inner, fitted.truncated, grammar, special
+        )
 
     def abort(self, request_id: int) -> None:
         """End a request in whatever state it is; others are ignored."""
@@ -313,44 +293,20 @@ class PagedEngine:
     def _commit(self, launched: Launched) -> list[SequenceStep]:
         sampled = launched.tokens()
         now = time.monotonic_ns()
-        logprobs = self._logprobs(launched)
+        logprobs = logprobs_of(launched, self._options, self._vocab)
         for id, piece in launched.prompts.items():
             if id in self._sequences:
-                self._sequences[id].prompt |= self._prompt_logprobs(id, piece)
+                self._sequences[id].note_prompt(self._vocab, piece)
         steps = []
         for request in self._scheduler.commit(launched.plan.epoch, sampled):
             sequence = self._sequences[request.id]
             step = self._tell(sequence, sampled, logprobs.get(request.id), now)
-            steps.append(self._with_prompt(sequence, step))
+            steps.append(sequence.with_prompt(self._vocab, step))
         return steps
-
-    def _with_prompt(self, sequence: _Sequence, step: SequenceStep) -> SequenceStep:
-        """The first step of a sequence tells what was asked about its prompt."""
-        if sequence.source.prompt_logprobs is None or sequence.has_told_prompt:
-            return step
-        sequence.has_told_prompt = True
-        first = sequence.request.tokens[0]
-        found = [TokenLogprob(first, self._vocab.piece(first, special=True), math.nan)]
-        found += [sequence.prompt[n] for n in range(1, sequence.request.prompt_length)]
-        return msgspec.structs.replace(step, prompt_logprobs=found)
-
-    def _prompt_logprobs(self, id: int, found: PromptPiece) -> dict[int, TokenLogprob]:
-        """By position."""
-        tokens = self._sequences[id].request.tokens
-        piece = self._vocab.piece
-        tops = zip(found.top_ids.tolist(), found.top_logprobs.tolist(), strict=True)
-        told = {}
-        for place, (value, (ids, values)) in enumerate(
-            zip(found.logprobs.tolist(), tops, strict=True), found.start
-        ):
-            top = [(one, piece(one, special=True), at) for one, at in zip(ids, values, strict=True)]
-            token = tokens[place]
-            told[place] = TokenLogprob(token, piece(token, special=True), value, top)
-        return told
 
     def _tell(
         self,
-        sequence: _Sequence,
+        sequence: LiveSequence,
         sampled: dict[int, int],
         logprob: TokenLogprob | None,
         now: int,
@@ -368,62 +324,15 @@ class PagedEngine:
         if finish is not None:
             return self._last_step(sequence, finish, token, logprob)
         assert token is not None
-        return SequenceStep(
-            id=request.id,
-            token_ids=[token],
-            data=self._piece(sequence, token),
-            logprobs=[logprob] if logprob else [],
-        )
+        return sequence.step(self._vocab, token, logprob)
 
     def _last_step(
         self,
-        sequence: _Sequence,
+        sequence: LiveSequence,
         finish: FinishReason,
         token: int | None = None,
         logprob: TokenLogprob | None = None,
     ) -> SequenceStep:
-        request = sequence.request
-        del self._sequences[request.id], self._options[request.id]
+        del self._sequences[sequence.request.id], self._options[sequence.request.id]
         self._served += 1
-        now = time.monotonic_ns()
-        first = sequence.first_ns or now
-        return SequenceStep(
-            id=request.id,
-            token_ids=[] if token is None else [token],
-            data=b"" if token is None else self._piece(sequence, token),
-            logprobs=[logprob] if logprob and token is not None else [],
-            finish=finish,
-            usage=Usage(
-                prompt_tokens=request.prompt_length,
-                cached_tokens=request.cached_tokens,
-                output_tokens=sequence.told,
-                prompt_ns=first - sequence.added_ns,
-                decode_ns=now - first,
-                truncated_tokens=sequence.truncated,
-            ),
-        )
-
-    def _piece(self, sequence: _Sequence, token: int) -> bytes:
-        if sequence.source.ignore_eos or token in sequence.special:
-            return self._vocab.piece(token, special=True)
-        return self._vocab.output_piece(token)
-
-    def _logprobs(self, launched: Launched) -> dict[int, TokenLogprob]:
-        sampled, piece = launched.sampled, self._vocab.piece
-        if sampled is None or sampled.logprobs is None:
-            return {}
-        tops: list[list[tuple[int, bytes, float]]] = [[] for _ in launched.ids]
-        if sampled.top_ids is not None and sampled.top_logprobs is not None:
-            tops = [
-                [(id, piece(id, special=True), value) for id, value in zip(*pair, strict=True)]
-                for pair in zip(
-                    sampled.top_ids.tolist(), sampled.top_logprobs.tolist(), strict=True
-                )
-            ]
-        tokens, values = sampled.tokens.tolist(), sampled.logprobs.tolist()
-        found = {}
-        for id, token, value, top in zip(launched.ids, tokens, values, tops, strict=True):
-            asked = self._options[id].logprobs if id in self._options else None
-            if asked is not None:
-                found[id] = TokenLogprob(token, piece(token, special=True), value, top[:asked])
-        return found
+        return sequence.last_step(self._vocab, finish, token, logprob)

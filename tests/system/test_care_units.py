@@ -29,14 +29,14 @@ def box(tmp_path):
         yield found
 
 
-def add_units(box):
+def add_units(box, *more):
     """Have Hearth and its units in a container, before it boots."""
     box.add_running_hearth()
     # a release's own interpreter, which finds the package also when isolated (-I)
     words = box.path(LAUNCHER).read_text()
     python = words.replace('-m appliance "$@"', '"$@"').replace("exec", "shift\nexec")
     box.write(LAUNCHER.with_name("python"), python, 0o755)
-    for unit in UNITS:
+    for unit in (*UNITS, *more):
         box.copy(REPOSITORY / "systemd" / unit, f"/etc/systemd/system/{unit}")
     for folder in ("sysusers.d", "tmpfiles.d", "timesyncd.conf.d", "journald.conf.d"):
         name = f"{folder}/hearth.conf"

@@ -295,6 +295,14 @@ def test_discover_without_a_service_and_a_verb_for_a_named_box(lab, switch):
     assert [each["name"] for each in json.loads(out)["neighbours"]] == ["Kitchen"]
 
 
+def test_the_self_test_hears_its_own_box(lab, switch):
+    host = host_of(lab, switch, "one", A)
+    box = host.start_box(name="Kitchen")
+    box.wait_said("announced")
+    code, _, err = host.hearth("doctor", "--self-test")
+    assert f"discovery passed: {box.host_name} is heard" in err, (code, err)
+
+
 def test_a_loopback_listener_opens_nothing(lab, switch):
     host = host_of(lab, switch, "one", A)
     box = host.start_box(host=f"127.0.0.1:{PORT}")

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from appliance.config import SETTINGS, Settings, load_settings, parse_duration
+from appliance.config import SETTINGS, Settings, load_settings
 from appliance.errors import ConfigError
+from appliance.values import parse_duration
 
 
 @pytest.fixture

@@ -303,6 +303,23 @@ def test_the_file_that_takes_all_keys_back_counts_once(places):
     assert list(boot.iterdir()) == []
 
 
+def test_an_enrolment_file_is_handed_over_unread(places):
+    _, boot, state = places
+    (boot / "site-root.json").write_text("whatever")
+    assert "`hearth doctor` says" in start(places)[0]
+    assert (state / "site-root.json").read_text() == "whatever"
+    assert (state / "site-root.json").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in boot.iterdir()] == ["site-root.json.read"]
+
+
+def test_an_enrolment_file_that_cannot_be_handed_over_waits_where_it_is(places):
+    _, boot, state = places
+    (boot / "site-root.json").write_text("whatever")
+    (state / "site-root.json").mkdir()
+    assert "site-root.json could not be written" in start(places)[0]
+    assert (boot / "site-root.json").read_text() == "whatever"
+
+
 def test_a_wiped_file_is_overwritten_where_it_lies(tmp_path):
     path = tmp_path / "hearth.toml"
     path.write_text("secret" * 100)

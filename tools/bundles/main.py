@@ -11,6 +11,7 @@ from tools.bundles.passphrase import Passphrases
 VERBS = {
     "keys": "tools.bundles.keys_commands:keys",
     "repo": "tools.bundles.repo_commands:repo",
+    "enrolment": "tools.bundles.enrolment:enrolment",
     "build": "tools.bundles.build:build_command",
     "adopt": "tools.bundles.adopt:adopt",
     "sign": "tools.bundles.sign:sign",

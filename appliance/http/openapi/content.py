@@ -5,7 +5,7 @@ from typing import Any, NotRequired, TypedDict
 from appliance.http import bundles_wire as bundles
 from appliance.http import channels_wire as channels
 from appliance.http import media, ollama_transfer, scrub
-from appliance.http.openapi.box import Channel, Nothing
+from appliance.http.openapi.box_answers import Channel, Nothing
 from appliance.http.openapi.ollama import Progress
 from appliance.http.openapi.operation import (
     BYTES,
