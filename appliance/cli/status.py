@@ -47,6 +47,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
         *_access_rows(body.get("access")),
         *_discovery_rows(body.get("discovery")),
         *_trust_rows(body.get("trust")),
+        *_update_rows(body.get("update")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
     if body["models"]:
@@ -105,6 +106,22 @@ def _trust_rows(trust: Json | None) -> list[list[str]]:
     late = [each for each in trust["repositories"] if each["freshness"] in {"aging", "stale"}]
     told = [["", "", f"{each['name']} is {each['freshness']}"] for each in late]
     return [["", "trust", trust["mode"]], *told]
+
+
+def _update_rows(update: Json | None) -> list[list[str]]:
+    """The last update of Hearth itself; why it failed is among the conditions."""
+    if update is None:
+        return []
+    words = {
+        "serves": "serves",
+        "returned": "came back",
+        "failed": "failed",
+        "refused": "was refused",
+    }
+    moment = datetime.fromisoformat(update["at"])
+    before = f", before: {update['from']}" if update["from"] else ""
+    told = f"{update['to']} {words[update['result']]} ({moment:%Y-%m-%d %H:%M}{before})"
+    return [["", "update", told]]
 
 
 def _model_row(model: Json, now: datetime) -> list[str]:

@@ -101,6 +101,18 @@ class Channel(TypedDict):
     bundles: list[ChannelBundle]
 
 
+Update = TypedDict(
+    "Update",
+    {
+        "at": str,
+        "from": str | None,
+        "to": str,
+        "result": Literal["serves", "returned", "failed", "refused"],
+        "reason": str | None,
+    },
+)
+
+
 class Status(TypedDict):
     """Bytes and seconds."""
 
@@ -114,6 +126,7 @@ class Status(TypedDict):
     trust: Trust
     discovery: Discovery
     channels: list[Channel]
+    update: Update | None
     problems: list[str]
     conditions: list[Condition]
 
