@@ -58,14 +58,14 @@ class Distribution:
 
 DEBIAN_12 = Distribution("bookworm")  # Python 3.11, systemd 252; Raspberry Pi OS 12 is the same
 DEBIAN_13 = Distribution("trixie")  # Python 3.13, systemd 257
+_UBUNTU = ("apt", "ca-certificates", "curl", "dbus", "iproute2", "procps", "python3", "systemd",
+           "systemd-sysv", "udev")  # fmt: skip
+_UBUNTU_KEYS = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 # Python 3.10, systemd 249. A newer Python of its own archive is there for tests to take away.
 UBUNTU_22_04 = Distribution(
-    "jammy",
-    ("apt", "ca-certificates", "curl", "dbus", "iproute2", "procps", "python3", "python3.11",
-     "systemd", "systemd-sysv", "udev"),
-    Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
-    ("--components=main,universe",),
-)  # fmt: skip
+    "jammy", (*_UBUNTU, "python3.11"), _UBUNTU_KEYS, ("--components=main,universe",)
+)
+UBUNTU_24_04 = Distribution("noble", _UBUNTU, _UBUNTU_KEYS)  # Python 3.12, systemd 255
 
 
 def cache():

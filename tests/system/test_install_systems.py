@@ -1,5 +1,5 @@
-"""The installer on other distributions, booted: Debian 13, and Ubuntu 22.04 with an own Python; and
-from a source tree, with packages from the index."""
+"""The installer on other distributions, booted: Debian 13, Ubuntu 24.04, and 22.04 with an own
+Python; and from a source tree, with packages from the index."""
 
 import os
 import subprocess
@@ -10,9 +10,10 @@ import pytest
 
 from tests.system import own_python
 from tests.system.booted import REPOSITORY
-from tests.system.distributions import DEBIAN_13, UBUNTU_22_04
+from tests.system.distributions import DEBIAN_13, UBUNTU_22_04, UBUNTU_24_04
 from tests.system.release_stand import BUILD_LIMIT_S
 from tests.system.test_install import URL, attempts, chats, enabled, tree
+from tools.release import wheels
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -55,9 +56,22 @@ def lives_and_leaves(box, made, python):
     assert tree(box) == before
 
 
-def test_debian_13_takes_the_wheelhouse_that_debian_12_takes(booted, tmp_path):
-    made = wheelhouse(tmp_path, "--python", "3.11", "--python", "3.13")
-    lives_and_leaves(booted(system=DEBIAN_13), made, "3.13")
+@pytest.fixture(scope="module")
+def universal(tmp_path_factory):
+    """A wheelhouse for the Pythons of all distributions."""
+    pythons = [f"--python={each}" for each in wheels.PYTHONS]
+    return wheelhouse(tmp_path_factory.mktemp("universal"), *pythons)
+
+
+@pytest.mark.parametrize(
+    ("system", "python"),
+    [(DEBIAN_13, "3.13"), (UBUNTU_24_04, "3.12")],
+    ids=["debian-13", "ubuntu-24.04"],
+)
+def test_one_wheelhouse_is_for_all_of_them(booted, universal, system, python):
+    if missing := system.missing():
+        pytest.skip(missing)
+    lives_and_leaves(booted(system=system), universal, python)
 
 
 def test_ubuntu_22_04_gets_a_python_of_its_own(booted, tmp_path):
