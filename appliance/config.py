@@ -64,8 +64,9 @@ class Setting:
 
 
 def default_state() -> str:
-    """The state folder of a service user if it is there and ours, else the user's own."""
-    if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK):
+    """The state folder of a service user if it is there and ours, else the user's own. To root it
+    is ours also on a disk that became read-only: `sudo hearth doctor` has to look there."""
+    if SYSTEM_STATE.is_dir() and (os.access(SYSTEM_STATE, os.W_OK) or os.geteuid() == 0):
         return str(SYSTEM_STATE)
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
     return str(Path(home) / "hearth")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from appliance import last_update
 from appliance.bundles.bundles import FOLDER as BUNDLES_FOLDER
 from appliance.bundles.channel_state import ChannelFiles
 from appliance.bundles.channels import FOLDER as CHANNELS_FOLDER
@@ -97,6 +98,7 @@ def _run_facts(
 ) -> RunFacts:
     machine = read_machine()
     models_disk = reading.disks[0] if reading.disks else None
+    updated = last_update.read(last_update.home_of_releases())
     facts = RunFacts(
         port=settings.address[1] or USUAL_PORT,  # 0: the kernel chooses, as in tests
         has_engine=any(importlib.util.find_spec(name) for name in ENGINE_LIBRARIES),
@@ -107,6 +109,8 @@ def _run_facts(
         scrub_days=settings.scrub_days,
         unread_s=_unread_s(settings, library),
         failed_updates=list(_failed_updates(settings.state)),
+        own_update=updated,
+        own_update_age_s=time.time() - updated.at_s if updated else 0.0,
         reserve_bytes=reserve_bytes(models_disk.total_bytes, settings.disk_reserve_mib)
         if models_disk
         else 0,

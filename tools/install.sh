@@ -92,6 +92,7 @@ install() {
   check_machine
   choose_python
   check_space
+  check_state
   lock
   build_release
   switch_to "$name"

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from appliance.conditions import Condition, Severity
 from appliance.incidents import Incident, Kind
+from appliance.last_update import LastUpdate, Result
 
 DAY_S = 86_400
+NEWS_S = 7 * DAY_S  # a good update is told of for so long
 USUAL_PORT = 11434
 FEW_FILES = 1024  # each stream is one, each worker and download a few
 LATE_PERIODS = 2  # a blob that was not read for so many periods of scrub_days
@@ -28,6 +31,8 @@ class RunFacts:
     scrub_days: int = 30
     unread_s: float = 0.0  # since the blob that waits longest was read
     failed_updates: Sequence[str] = ()  # a sentence each
+    own_update: LastUpdate | None = None  # of Hearth itself
+    own_update_age_s: float = 0.0
     reserve_bytes: int = 0
     reserved_free_bytes: int | None = None  # on the disk of the models; None: not known
     ended_badly: bool = False  # the run before this one
@@ -105,6 +110,35 @@ def updates(facts: RunFacts) -> Iterator[Condition]:
     for text in facts.failed_updates:
         cure = "what was active serves on; see `hearth bundle why NAME` and `hearth channel list`"
         yield Condition("update_failed", "an update failed", text, Severity.WARNING, cure)
+
+
+def own_update(facts: RunFacts) -> Iterator[Condition]:
+    done = facts.own_update
+    if done is None:
+        return
+    when = f"{datetime.fromtimestamp(done.at_s, UTC):%Y-%m-%d %H:%M} UTC"
+    why = f" ({done.reason})" if done.reason else ""
+    again = "`hearth update`; journalctl -u hearth has what it said"
+    match done.result:
+        case Result.SERVES:
+            if facts.own_update_age_s < NEWS_S:
+                text = f"Hearth {done.new} serves since {when}"
+                text += f", before it was {done.old}" if done.old else ""
+                cure = "`hearth update --rollback` goes back" if done.old else ""
+                yield Condition("hearth_updated", "Hearth is new", text, Severity.NOTE, cure)
+        case Result.RETURNED:
+            text = f"Hearth {done.new} did not prove itself on {when}{why}: {done.old} is back"
+            cure = f"{done.old} serves as before; bring a release that works with {again}"
+            yield Condition("hearth_returned", "an update came back", text, Severity.WARNING, cure)
+        case Result.FAILED:
+            text = f"Hearth {done.new} did not answer on {when}{why}, nor one before it"
+            cure = f"now it answers; look whether all works, then bring a good release with {again}"
+            yield Condition("hearth_update_failed", "an update failed", text, Severity.WARNING,
+                            cure)  # fmt: skip
+        case Result.REFUSED:
+            text = f"the release {done.new} was brought on {when} and refused{why}"
+            cure = f"nothing of it ran; bring a whole one that this box trusts with {again}"
+            yield Condition("hearth_refused", "an update was refused", text, Severity.WARNING, cure)
 
 
 def reserve(facts: RunFacts) -> Iterator[Condition]:
@@ -200,6 +234,7 @@ RUN_CHECKS: tuple[Check, ...] = (
     broken_settings,
     scrub_late,
     updates,
+    own_update,
     reserve,
     unclean_stop,
     safe_mode,

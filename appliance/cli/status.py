@@ -48,6 +48,7 @@ def status_screen(body: Json, address: str, now: datetime) -> str:
         *_discovery_rows(body.get("discovery")),
         *_trust_rows(body.get("trust")),
         *_self_test_rows(body.get("self_test"), now),
+        *_update_rows(body.get("update")),
     ]
     parts = [f"hearth {body['version']}\n{render_table(facts)}"]
     if body["models"]:
@@ -114,6 +115,22 @@ def _self_test_rows(last: Json | None, now: datetime) -> list[list[str]]:
     verdict = "passed" if last["passed"] else "failed (`hearth doctor` says what)"
     ago_s = max(0.0, now.timestamp() - last["at"])
     return [["", "self-test", f"{verdict}, {span_words(ago_s)} ago"]]
+
+
+def _update_rows(update: Json | None) -> list[list[str]]:
+    """The last update of Hearth itself; why it failed is among the conditions."""
+    if update is None:
+        return []
+    words = {
+        "serves": "serves",
+        "returned": "came back",
+        "failed": "failed",
+        "refused": "was refused",
+    }
+    moment = datetime.fromisoformat(update["at"])
+    before = f", before: {update['from']}" if update["from"] else ""
+    told = f"{update['to']} {words[update['result']]} ({moment:%Y-%m-%d %H:%M}{before})"
+    return [["", "update", told]]
 
 
 def _model_row(model: Json, now: datetime) -> list[str]:

@@ -10,15 +10,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from appliance import last_update
 from appliance.cli.client import Json
 from appliance.cli.table import render_table
 from appliance.cli.verb import answers_json, print_json
 from appliance.config import load_settings
+from appliance.last_update import LastUpdate, Result
 from appliance.releases import ReleaseError, is_newer, open_source, read_release
 
 HOME = Path("/opt/hearth")
@@ -146,6 +149,9 @@ def _take_brought(folder: int, name: str) -> int:
         failed = _take(f"/proc/self/fd/{folder}/{name}")
     except (ReleaseError, OSError) as error:
         click.echo(f"Error: {name}: {error}", err=True)
+        # Nobody watches: `hearth doctor` tells of it
+        told = LastUpdate(int(time.time()), _current_version(), name, Result.REFUSED, str(error))
+        last_update.write(HOME, told)
         failed = 1
     if failed:
         os.rename(name, f"{name}.refused", src_dir_fd=folder, dst_dir_fd=folder)

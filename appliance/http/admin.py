@@ -14,7 +14,7 @@ from appliance.access.caller import Caller, Scope
 from appliance.chat.options import merge
 from appliance.hardware import read_memory
 from appliance.http.access import may_see, require_model
-from appliance.http.admin_wire import plan_answer, trust_answer
+from appliance.http.admin_wire import plan_answer, trust_answer, update_answer
 from appliance.http.channels_wire import channel_entry
 from appliance.http.context import (
     ACCESS,
@@ -92,6 +92,7 @@ async def status_answer(app: web.Application, caller: Caller) -> dict[str, Any]:
         "discovery": discovery_entry(app[DISCOVERY].status()),
         "channels": [channel_entry(each, with_reasons=is_trusted) for each in channels],
         "self_test": self_test_entry(last) if (last := app[SELF_TEST].last) else None,
+        "update": await asyncio.to_thread(update_answer) if is_trusted else None,
         "problems": await _problems(app, damaged_channels) if is_trusted else [],
         "conditions": [entry(each, whole=is_trusted) for each in await conditions_of(app)],
     }

@@ -1,7 +1,9 @@
 """Answers of our own routes: from domain values to dictionaries; sizes are bytes."""
 
+from datetime import UTC, datetime
 from typing import Any
 
+from appliance import last_update
 from appliance.errors import LibraryError
 from appliance.models.planner import Plan
 from appliance.trust.gate import Gate
@@ -49,3 +51,17 @@ def trust_answer(gate: Gate, repositories: Repositories) -> dict[str, Any]:
         }
     except LibraryError:
         return {"mode": "unknown", "repositories": []}
+
+
+def update_answer() -> dict[str, Any] | None:
+    """The last update of Hearth itself; None where the installer did none. Blocking."""
+    done = last_update.read(last_update.home_of_releases())
+    if done is None:
+        return None
+    return {
+        "at": datetime.fromtimestamp(done.at_s, UTC).isoformat().replace("+00:00", "Z"),
+        "from": done.old or None,
+        "to": done.new,
+        "result": done.result,
+        "reason": done.reason or None,
+    }

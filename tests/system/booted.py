@@ -7,10 +7,7 @@ here shows modules, udev rules or memory limits: machine.py boots a kernel for t
 """
 
 import contextlib
-import fcntl
-import hashlib
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -23,16 +20,10 @@ from pathlib import Path
 
 import appliance
 from tests.fakes.waiting import wait_for
+from tests.system.distributions import DEBIAN_12
 
 PROGRAMS = ("ip", "mmdebstrap", "nsenter", "systemd-nspawn")
-SUITE = "bookworm"
-PACKAGES = (
-    *("ca-certificates", "curl", "dbus", "iproute2", "libgomp1", "procps"),
-    *("python3", "python3-venv"),
-    *("systemd", "systemd-sysv", "udev"),
-)
 LIMIT_S = 60
-BUILD_LIMIT_S = 900
 RUNNING = Path("/opt/hearth/running")  # where the interpreter and the code of this test run are
 LAUNCHER = Path("/opt/hearth/current/bin/hearth")
 REPOSITORY = Path(appliance.__file__).parents[1]
@@ -48,45 +39,16 @@ def missing():
     return f"booting a container needs {', '.join(absent)}" if absent else ""
 
 
-def cache():
-    """The folder of what tests build once."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "hearth-tests"
-
-
-def debian_root(packages=PACKAGES):
-    """The folder of a Debian root with `packages`, built by the first who asks. Read it only."""
-    wanted = json.dumps([SUITE, sorted(packages)])
-    name = f"root-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
-    root = cache() / name
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with (root.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.is_dir():
-            _build(root, packages)
-    return root
-
-
-def _build(root, packages):
-    building = root.with_name(f"{root.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}",
-               SUITE, str(building)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S)
-    assert done.returncode == 0, f"mmdebstrap: {done.stderr}"
-    building.chmod(0o755)
-    building.rename(root)
-
-
 class Booted:
     """A container; a context that boots it and leaves nothing behind.
 
-    `root` is its file system as this machine sees it, `netns` the name of its network namespace.
+    `system` is what boots; `root` is its file system as this machine sees it, `netns` the name of
+    its network namespace.
     With `boots=False` it is only prepared, so that a test can change `root` before `boot()`.
     `binds` maps paths here to paths in the container, which sees them read-only.
     """
 
-    def __init__(self, folder, *, netns=None, packages=PACKAGES, binds=None, boots=True):
+    def __init__(self, folder, *, netns=None, system=DEBIAN_12, binds=None, boots=True):
         self.folder = Path(folder) / f"booted-{next(_NUMBERS)}"
         self.name = f"booted{os.getpid()}-{next(_NUMBERS)}"
         self.root = self.folder / "root"
@@ -94,7 +56,7 @@ class Booted:
         self.binds = {str(here): str(there) for here, there in (binds or {}).items()}
         self.boot_s = 0.0  # how long the last boot took
         self._owns_netns = netns is None
-        self._packages, self._boots = packages, boots
+        self._system, self._boots = system, boots
         self._nspawn = None
         self._init = 0  # its PID 1, as this machine counts
         self._undo = contextlib.ExitStack()
@@ -244,7 +206,7 @@ class Booted:
     # -- inner -----------------------------------------------------------------------------
 
     def _prepare(self, undo):
-        lower = debian_root(self._packages)
+        lower = self._system.root()
         upper, work = self.folder / "upper", self.folder / "work"
         for folder in (self.root, upper, work):
             folder.mkdir(parents=True)

@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.booted import REPOSITORY, cache
+from tests.system.booted import REPOSITORY
+from tests.system.distributions import cache
 from tools.release import contents, machines, seal, wheels
 from tools.release.pip import Pip
 

@@ -11,8 +11,10 @@ import time
 import pytest
 
 from tests.fakes.waiting import wait_for
+from tests.system import own_python
+from tests.system.distributions import DEBIAN_12
 from tests.system.release_stand import BROKEN, GOOD, NEXT, build_stand
-from tools.release import seal
+from tools.release import seal, wheels
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
@@ -70,6 +72,12 @@ def chats(box):
     status, answer = box.get(f"{URL}/api/chat", *options)
     assert status == 200, answer
     return json.loads(answer)["message"]["content"]
+
+
+def condition(box, code):
+    """What `hearth doctor` says of it; None: nothing."""
+    found = json.loads(box.run("hearth", "doctor", "--json", check=False).stdout)["conditions"]
+    return next((each for each in found if each["code"] == code), None)
 
 
 def links(box):
@@ -147,9 +155,16 @@ def test_a_life_without_a_network(box):
     assert links(box) == [NEXT, GOOD]
     assert not box.path(f"/opt/hearth/releases/{BROKEN}").exists()
     assert chats(box)
+    told = condition(box, "hearth_returned")
+    assert f"Hearth {BROKEN} did not prove itself" in told["text"]
+    assert "this release is broken" in told["text"]
+    assert f"{NEXT} serves as before" in told["cure"]
+    assert re.search(rf"update +{BROKEN} came back", box.run("hearth", "status").stdout)
 
     box.run("hearth", "update", "--rollback", timeout=300)
     assert version_of(box) == GOOD
+    assert condition(box, "hearth_returned") is None
+    assert f"Hearth {GOOD} serves since" in condition(box, "hearth_updated")["text"]
     assert links(box) == [GOOD, NEXT]
     listed = json.loads(box.run("hearth", "update", "--list", "--json").stdout)["releases"]
     assert {r["version"]: (r["current"], r["previous"]) for r in listed} == {
@@ -217,6 +232,7 @@ def test_an_update_that_was_cut_and_is_broken_goes_back_at_the_next_boot(box):
     wait_for(lambda: version_of(box) == GOOD, 120)
     wait_for(lambda: not box.path("/opt/hearth/trial").exists(), 60)
     assert links(box)[0] == GOOD
+    assert f"{GOOD} is back" in condition(box, "hearth_returned")["text"]
 
 
 def test_a_folder_of_another_system_is_made_ready_and_serves_when_booted(booted, stand):
@@ -234,6 +250,26 @@ def test_a_folder_of_another_system_is_made_ready_and_serves_when_booted(booted,
     assert chats(box)
 
 
+def test_a_system_without_a_python_gets_the_one_that_the_wheelhouse_brings(booted, stand, tmp_path):
+    box = booted(boots=False)
+    own_python.take_away(box, "python3", "python3.11")
+    made = shutil.copytree(stand.wheelhouse(GOOD), box.path(f"{W}/own"))
+    archive = own_python.pack(DEBIAN_12.root(), "3.11", tmp_path)
+    wheels.add_interpreter(archive, made)
+    reseal(made, stand)
+    box.boot()
+    assert not box.path("/usr/bin/python3").exists()
+    print(box.run(f"{W}/own/install.sh", timeout=300).stdout)
+    assert version_of(box) == GOOD
+    assert chats(box)
+    python = box.run("readlink", "-f", "/opt/hearth/current/bin/python").stdout.strip()
+    assert python == f"/opt/hearth/releases/{GOOD}/python/bin/python3.11"
+    with next(made.glob("interpreter/*")).open("ab") as packed:
+        packed.write(b"x")
+    done = box.run(f"{W}/own/install.sh", check=False)
+    refusal(done, f"interpreter/{archive.name}", "copy it again", "nothing was installed")
+
+
 def test_what_is_put_into_the_updates_folder_is_verified_and_taken(box, stand, tmp_path):
     install(box, GOOD)
     inbox = "/var/lib/hearth/updates"
@@ -246,11 +282,13 @@ def test_what_is_put_into_the_updates_folder_is_verified_and_taken(box, stand, t
     assert "install.sh is not what was signed" in box.journal("-u", "hearth-update")
     assert version_of(box) == GOOD
     assert not box.path("/forged").exists()
+    assert "install.sh is not what was signed" in condition(box, "hearth_refused")["text"]
     good = seal.tar(stand.wheelhouse(NEXT), tmp_path / "good.tar")
     shutil.copy2(good, box.path(f"{inbox}/.good"))
     box.run("mv", f"{inbox}/.good", f"{inbox}/good.tar")
     wait_for(lambda: version_of(box) == NEXT, 120)
     wait_for(lambda: not box.path(f"{inbox}/good.tar").exists(), 60)
+    assert condition(box, "hearth_refused") is None
 
 
 # -- what is refused ---------------------------------------------------------------------
@@ -267,10 +305,10 @@ def test_each_bad_input_is_one_sentence_with_the_cure(box, stand):
     old = ("env", "PATH=/root/old:/usr/sbin:/usr/bin:/sbin:/bin")
     refusal(box.run(*old, f"{good}/install.sh", check=False), "systemd is 245", "Debian 12")
 
-    other = reseal(box, stand, "arch", lambda text: re.sub("arch=.*", "arch=riscv64", text))
+    other = altered(box, stand, "arch", lambda text: re.sub("arch=.*", "arch=riscv64", text))
     refusal(box.run(f"{other}/install.sh", check=False), "the wheelhouse is for riscv64")
 
-    older = reseal(box, stand, "python", lambda text: re.sub("python=.*", "python=3.99", text))
+    older = altered(box, stand, "python", lambda text: re.sub("python=.*", "python=3.99", text))
     refusal(box.run(f"{older}/install.sh", check=False), "Python 3.99", "--interpreter")
 
     wheel = next(box.path(good).glob("wheels/aiohttp-*.whl"))
@@ -304,6 +342,31 @@ def test_a_port_that_ollama_holds_is_named(box):
     assert not box.path("/opt/hearth/current").exists()
 
 
+def test_a_state_folder_that_takes_nothing_is_named_before_anything_changes(box):
+    before = tree(box)
+    box.run("mkdir", "-p", "/var/lib/hearth")
+    for options, words in {
+        "ro": ("cannot be written", "mount -o remount,rw /var/lib/hearth"),
+        "size=8M": ("/var/lib/hearth has 8 MiB", "needs 32 MiB", "hearth rm"),
+    }.items():
+        box.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", "/var/lib/hearth")
+        refusal(install(box, GOOD, check=False), *words)
+        box.run("umount", "/var/lib/hearth")
+    assert tree(box) == before
+
+
+def test_a_service_that_cannot_start_says_why_with_the_cure(box):
+    box.write("/etc/hearth/hearth.toml", 'engine = "steam"\n')
+    done = install(box, GOOD, check=False)
+    refusal(done, "hearth.toml", "engine", "steam", "no release before it")
+    box.write("/etc/hearth/hearth.toml", 'engine = "auto"\n')
+    install(box, GOOD)
+    box.write("/etc/hearth/hearth.toml", 'engine = "steam"\n')
+    box.run("hearth", "update", f"{W}/{NEXT}", timeout=300)
+    assert version_of(box) == NEXT, "the settings of the last good start are in force"
+    assert "steam" in condition(box, "settings_broken")["text"]
+
+
 def test_a_first_release_that_does_not_start_says_why(box):
     done = install(box, BROKEN, check=False)
     refusal(done, "this release is broken", "no release before it", "journalctl -u hearth")
@@ -318,13 +381,17 @@ def test_a_dry_run_tells_and_changes_nothing(box):
     assert tree(box) == before
 
 
-def reseal(box, stand, name, change):
-    """A wheelhouse whose facts say something else, with hashes that fit."""
-    folder = box.path(f"{W}/{name}")
-    shutil.copytree(stand.wheelhouse(GOOD), folder)
+def altered(box, stand, name, change):
+    """A wheelhouse in the box whose facts say something else, with hashes that fit."""
+    folder = shutil.copytree(stand.wheelhouse(GOOD), box.path(f"{W}/{name}"))
     facts = folder / "RELEASE"
     facts.write_text(change(facts.read_text()))
+    reseal(folder, stand)
+    return f"{W}/{name}"
+
+
+def reseal(folder, stand):
+    """Hashes and signature of what is there now."""
     for old in ("SHA256SUMS", "SHA256SUMS.sig"):
         (folder / old).unlink()
     seal.seal(folder, stand.key)
-    return f"{W}/{name}"

@@ -227,3 +227,7 @@ def test_status_screen():
     ]
     idle = status_screen(body | {"models": [], "problems": [], "conditions": []}, "http://h:1", now)
     assert idle.endswith("\nNo model is loaded.\n")
+    update = {"at": "2026-07-31T09:30:00Z", "from": "1.2.3", "to": "1.3.0", "result": "returned",
+              "reason": "it ended 3 times"}  # fmt: skip
+    told = status_screen(body | {"update": update}, "http://h:1", now)
+    assert "    update     1.3.0 came back (2026-07-31 09:30, before: 1.2.3)" in told

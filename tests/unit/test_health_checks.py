@@ -21,6 +21,7 @@ from appliance.device.reading import (
 from appliance.hardware import Memory
 from appliance.health import CHECKS, examine, is_well
 from appliance.incidents import Incident, Kind
+from appliance.last_update import LastUpdate, Result
 from appliance.trust.clock import ClockState
 from tests.unit.test_health import WELL
 
@@ -83,6 +84,11 @@ def happened(kind, *texts):
     return {"incidents": [Incident(0.0, kind, text) for text in texts]}
 
 
+def own_update(result, reason="", old="0.9.0", age_s=60.0):
+    done = LastUpdate(1_764_306_000, old, "0.10.0", result, reason)
+    return {"own_update": done, "own_update_age_s": age_s}
+
+
 RUN = {
     "port_taken": {"port_holder": "another program has it"},
     "port_unusual": {"port": 8080},
@@ -93,6 +99,7 @@ RUN = {
     "setting_unknown": {"setting_warnings": ["environment variable HEARTH_PORT is not a setting"]},
     "scrub_late": {"unread_s": 61 * 86_400.0},
     "update_failed": {"failed_updates": ["release 2 of x is not used: it answers nothing"]},
+    "hearth_returned": own_update(Result.RETURNED, "it ended 3 times: no"),
     "disk_reserve": {"reserve_bytes": 2 * GIB, "reserved_free_bytes": 2 * GIB - 1},
     "unclean_stop": {"ended_badly": True},
     "workers_see_files": {"has_landlock": False},
@@ -167,3 +174,24 @@ def test_how_bad_it_is(code, changes, severity):
 )
 def test_just_short_of_it_is_nothing(changes):
     assert examine(replace(WELL, device=replace(FINE, **changes))) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "words"),
+    [
+        (own_update(Result.SERVES), "hearth_updated", "0.10.0 serves since 2025-11-28 05:00 UTC"),
+        (own_update(Result.RETURNED, "no", age_s=1e9), "hearth_returned", "(no): 0.9.0 is back"),
+        (own_update(Result.FAILED, old=""), "hearth_update_failed", "0.10.0 did not answer on"),
+        (own_update(Result.REFUSED, "not signed"), "hearth_refused", "and refused (not signed)"),
+    ],
+)
+def test_how_the_last_update_of_hearth_itself_ended(facts, code, words):
+    (found,) = examine(replace(WELL, run=RunFacts(**facts)))
+    check(found, code)
+    assert words in found.text
+    assert is_well([found]) == (code == "hearth_updated")
+
+
+def test_a_good_update_is_no_news_after_a_week():
+    old = own_update(Result.SERVES, age_s=7 * 86_400.0)
+    assert examine(replace(WELL, run=RunFacts(**old))) == []

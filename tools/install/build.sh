@@ -30,6 +30,7 @@ build_release() {
   add_installer
   step "check that release $name runs"
   run_once
+  settle_paths # after the run: an own interpreter is found by its path
   step "make release $name durable"
   sync -f "$building"
   mv -T "$building" "$opt/releases/$name"
@@ -61,7 +62,6 @@ make_environment() {
     --no-input --root-user-action ignore --requirement "$source/requirements.txt" ||
     refuse "the packages could not be installed (see above); nothing was switched"
   rm -rf "$building/.from"
-  settle_paths
 }
 
 pip_of() {

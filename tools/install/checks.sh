@@ -3,6 +3,7 @@
 
 oldest_systemd=249
 port=11434
+state_needs=32768 # KiB: the database, logs and caches of a start
 
 check_privilege() {
   [ "$(id -u)" = 0 ] || refuse "this needs root: run it with sudo"
@@ -72,14 +73,37 @@ choose_python() {
     refuse "the wheelhouse is for Python ${wanted// / or }, which this system lacks: apt-get install python3 if it is Debian 12 or newer, else take a wheelhouse made with --interpreter"
 }
 
-# Room for what is unpacked: wheels grow about fourfold, with the bytecode beside it.
+# Room for what is unpacked: wheels grow about fourfold, with the bytecode beside it; into a folder
+# they are copied first.
 check_space() {
   local needed free
-  needed=$(($(du -sk "$wheelhouse" | cut -f 1) * 4 + 65536))
+  needed=$(($(kibibytes_to_unpack) * 4 + 65536))
+  if [ -n "$root" ]; then needed=$((needed + $(du -sk "$wheelhouse/wheels" | cut -f 1))); fi
   free=$(df -Pk "$(existing "$opt")" | awk 'NR == 2 { print $4 }')
   [ "$free" -ge "$needed" ] ||
     refuse "$opt has $((free / 1024)) MiB of disk left, the release needs $((needed / 1024)) MiB: free some"
 }
+
+# What is for another Python than the chosen one stays packed.
+kibibytes_to_unpack() {
+  local tag=cp${python##*python}
+  find "$wheelhouse" -type f -printf '%k %f\n' |
+    awk -v own="-${tag/./}-" '$2 ~ /-cp3[0-9]+-cp3/ && index($2, own) == 0 { next }
+      { sum += $1 } END { print sum + 0 }'
+}
+
+# The service's folder takes what a start writes.
+check_state() {
+  local state free
+  state=$(existing "$root/var/lib/hearth")
+  [ -w "$state" ] ||
+    refuse "$state cannot be written (a read-only file system?): mount -o remount,rw $(mount_of "$state")"
+  free=$(df -Pk "$state" | awk 'NR == 2 { print $4 }')
+  [ "$free" -ge "$state_needs" ] ||
+    refuse "$state has $((free / 1024)) MiB of disk left, Hearth needs $((state_needs / 1024)) MiB to start: remove models with 'hearth rm', or add storage"
+}
+
+mount_of() { df -P "$1" | awk 'NR == 2 { print $6 }'; }
 
 existing() {
   local path=$1
@@ -91,7 +115,7 @@ existing() {
 lock() {
   if planned; then return; fi
   mkdir -p "$opt/releases" 2>/dev/null && : 2>/dev/null >"$opt/.lock" ||
-    refuse "$opt cannot be written (a read-only file system?): mount -o remount,rw $(df -P "$(existing "$opt")" | awk 'NR == 2 { print $6 }')"
+    refuse "$opt cannot be written (a read-only file system?): mount -o remount,rw $(mount_of "$(existing "$opt")")"
   exec 9>"$opt/.lock"
   flock -n 9 || refuse "another installation is running: wait until it has ended"
 }

@@ -90,7 +90,9 @@ def _last_line() -> str:
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     lines = [line for line in said.splitlines() if not line.startswith("hearth.service")]
     lines = [line for line in lines if not re.match(r"(Started|Starting|Stopped|Failed)\b", line)]
-    return lines[-1].strip() if lines else "it said nothing"
+    starts = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
+    last = lines[starts[-1] :] if starts else lines[-1:]  # an error of ours has its cure below it
+    return "; ".join(line.strip() for line in last) or "it said nothing"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #
 # The note is /opt/hearth/trial, "<new> <old>" ("-": none). While it exists the new release has not
 # proved itself; `hearth-settle.service` sees it at a boot after a power cut and finishes the work.
+# How it ended stands in /opt/hearth/last-update, for `hearth doctor` (appliance/last_update.py).
 
 release_of() {
   local target
@@ -33,6 +34,15 @@ note_trial() {
   sync "$opt/.trial.new"
   mv -T "$opt/.trial.new" "$opt/trial"
   sync -f "$opt"
+}
+
+# record RESULT NEW OLD [REASON]
+record() {
+  local reason=${4:-}
+  printf 'at=%s\nfrom=%s\nto=%s\nresult=%s\nreason=%.500s\n' \
+    "$(date +%s)" "$3" "$2" "$1" "${reason//$'\n'/ }" >"$opt/.last-update.new"
+  sync "$opt/.last-update.new"
+  mv -T "$opt/.last-update.new" "$opt/last-update"
 }
 
 switch_to() {
@@ -67,6 +77,7 @@ prove() {
   restart_service
   step "wait until Hearth $new answers (at most $wait_s s)"
   if reason=$(gate); then
+    record serves "$new" "$old"
     finish "$new" "$old"
     say "Hearth $new serves on port $port: $reason"
     return
@@ -84,6 +95,7 @@ gate() {
 go_back() {
   local new=$1 old=$2 reason=${3##*$'\n'}
   if [ -z "$old" ]; then
+    record failed "$new" "" "$reason"
     refuse "Hearth $new does not answer ($reason), and there is no release before it: see journalctl -u hearth"
   fi
   step "go back to $old"
@@ -91,9 +103,11 @@ go_back() {
   install_units
   restart_service
   if gate >/dev/null; then
+    record returned "$new" "$old" "$reason"
     finish "$old" "$(release_of previous)"
     refuse "Hearth $new did not prove itself ($reason), so $old is back and serves"
   fi
+  record failed "$new" "$old" "$reason"
   finish "$old" "$(release_of previous)"
   refuse "Hearth $new did not prove itself ($reason); $old is back, but does not answer either: see journalctl -u hearth"
 }
@@ -133,5 +147,10 @@ settle() {
   step "finish the update to $new, which was interrupted"
   if planned; then return; fi
   install_units
-  if [ "$(release_of current)" = "$new" ]; then prove "$new" "$old"; else finish "$old" "$(release_of previous)"; fi
+  if [ "$(release_of current)" = "$new" ]; then
+    prove "$new" "$old"
+    return
+  fi
+  record returned "$new" "$old" "the power was cut in the middle of it"
+  finish "$old" "$(release_of previous)"
 }

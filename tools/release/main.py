@@ -6,6 +6,7 @@ and pip.
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -32,7 +33,7 @@ processor time, once; the wheel is kept in ~/.cache/hearth/wheels.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; the exit status: 0 done, 1 failed, 2 wrong usage."""
     try:
-        options = _parse(arguments)
+        options = parse(arguments)
         with tempfile.TemporaryDirectory(prefix="hearth-wheelhouse-") as scratch:
             print(_make(options, Path(scratch)))
     except ReleaseError as error:
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The words of the command; a wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(
         prog="tools/wheelhouse", description=_DESCRIPTION, epilog=_LLAMA
     )
@@ -57,22 +59,42 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                             help="compile llama.cpp for this very processor only")  # fmt: skip
     llama_from.add_argument("--llama", type=Path, metavar="WHEEL",
                             help="take this wheel of llama-cpp-python")  # fmt: skip
-    parser.add_argument("--python", action="append", default=[], metavar="3.X", dest="pythons",
-                        help="also hold wheels for this Python; may be repeated")  # fmt: skip
+    parser.add_argument("--python", action="append", metavar="3.X", dest="pythons", type=_python,
+                        help="hold wheels for this Python; may be repeated (default:"
+                        f" {' '.join(wheels.PYTHONS)}; with --native the one that runs this)"
+                        )  # fmt: skip
     parser.add_argument("--interpreter", type=Path, metavar="FILE",
-                        help="a python-build-standalone archive (install_only) to install, for"
-                        " systems with an older Python")  # fmt: skip
+                        help="install this Python, a python-build-standalone archive"
+                        " (install_only), and hold wheels for it alone: for systems whose own is"
+                        " older than 3.11, like Ubuntu 22.04")  # fmt: skip
     parser.add_argument("--sign", type=Path, metavar="KEY",
                         help="sign with this Ed25519 private key (PEM), so that `hearth update`"
                         " takes it; make one: openssl genpkey -algorithm ed25519")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.native and options.arch != machines.architecture():
         parser.error(f"--native is for this machine, which is not {options.arch}")
+    if options.interpreter and options.pythons:
+        parser.error("--interpreter says which Python: leave --python out")
     return options
+
+
+def _python(text: str) -> str:
+    if not re.fullmatch(r"3\.\d{1,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no Python like 3.13")
+    return text
+
+
+def pythons_of(options: argparse.Namespace) -> list[str]:
+    """Those that the wheels are for; raises ReleaseError."""
+    if options.interpreter:
+        machine = machines.machine_of(options.arch)
+        return [wheels.python_of(options.interpreter, machine)]
+    return options.pythons or ([wheels.running()] if options.native else [*wheels.PYTHONS])
 
 
 def _make(options: argparse.Namespace, scratch: Path) -> Path:
     """Make everything under a scratch name and rename it; its path."""
+    wanted = pythons_of(options)
     pip = Pip.find(scratch)
     project = contents.Project.read(ROOT)
     _say(f"building the wheel of hearth {project.version}")
@@ -85,10 +107,10 @@ def _make(options: argparse.Namespace, scratch: Path) -> Path:
     building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=options.out))
     try:
         _say("collecting what they need")
-        pythons = wheels.collect(building / "wheels", mine, engine, options.pythons, pip, machine)
+        pythons = wheels.collect(building / "wheels", mine, engine, wanted, pip, machine)
         pip.fetch_itself(building / "bootstrap")
         if options.interpreter:
-            pythons = wheels.add_interpreter(options.interpreter, building, pythons, machine)
+            wheels.add_interpreter(options.interpreter, building)
         contents.add_installer(ROOT, building)
         # Another machine's is always for the oldest processor, this one's only if it is portable.
         is_own = options.arch == machines.architecture()

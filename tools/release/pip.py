@@ -1,12 +1,16 @@
 """pip as a program: that of this interpreter, else one in an environment made for the run."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tools.release.errors import ReleaseError
+
+# pip says it in a warning only; its error is that there is no such package
+_BROKEN = re.compile(r"connection broken by '(\w+)(?:.*?\[Errno -?\d+\] ([\w ]+))?")
 
 
 class Pip:
@@ -32,7 +36,13 @@ class Pip:
         command = [self.python, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
         if done.returncode:
-            said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+            text = done.stdout + done.stderr
+            if broken := _BROKEN.search(text):
+                raise ReleaseError(
+                    f"the package index cannot be reached ({broken[2] or broken[1]}): connect this"
+                    " machine, or make the wheelhouse on another one and bring it"
+                )
+            said = "\n".join(text.strip().splitlines()[-12:])
             raise ReleaseError(f"pip {arguments[0]} failed; it said:\n{said}")
 
     def fetch_itself(self, folder: Path) -> None:

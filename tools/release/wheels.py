@@ -12,6 +12,9 @@ from tools.release.pip import Pip
 
 _SOURCES = ("appliance", "engine", "pyproject.toml", "README.md")
 _GLIBC = (17, 24, 26, 27, 28, 31, 32, 33, 34, 35)  # of manylinux tags, up to Ubuntu 22.04's own
+# Debian 12 and Raspberry Pi OS 12; Ubuntu 24.04; Debian 13: one wheelhouse for all of them.
+PYTHONS = ("3.11", "3.12", "3.13")
+_OLDEST = 11  # of the minor numbers: pyproject.toml says it to pip
 _INTERPRETER = re.compile(r"cpython-(3\.\d+)\.\d+.*-(x86_64|aarch64)\S*linux-gnu.*\.tar\.\w+")
 
 
@@ -33,24 +36,30 @@ def build_hearth(root: Path, scratch: Path, pip: Pip) -> Path:
 def collect(
     folder: Path, mine: Path, engine: Path, pythons: Sequence[str], pip: Pip, machine: str
 ) -> list[str]:
-    """Fill `folder` for this Python and for `pythons`, on `machine` (like aarch64); all of them,
-    like 3.11, the oldest first."""
+    """Fill `folder` for `pythons`, like 3.11, on `machine`, like aarch64. Their numbers, the oldest
+    first: what that one needs is what all of them get, in the same versions."""
     folder.mkdir()
     for wheel in (mine, engine):
         shutil.copy2(wheel, folder)
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    foreign = [] if machine == platform.machine() else _words_for(here, machine)
-    pip.run("download", "--quiet", "--only-binary", ":all:", "--find-links", folder, *foreign,
+    oldest, *others = sorted({*pythons}, key=lambda text: [int(part) for part in text.split(".")])
+    is_own = (oldest, machine) == (running(), platform.machine())
+    words = [] if is_own else _words_for(oldest, machine)
+    pip.run("download", "--quiet", "--only-binary", ":all:", "--find-links", folder, *words,
             "-d", folder, f"hearth[llama] @ {(folder / mine.name).as_uri()}")  # fmt: skip
-    others = [
+    pinned = [
         f"{name}=={version}"
         for name, version in sorted({name_and_version(w) for w in folder.glob("*.whl")})
         if name not in {"hearth", "llama-cpp-python"}
     ]
-    for python in {*pythons} - {here}:
+    for python in others:
         pip.run("download", "--quiet", "--no-deps", "--only-binary", ":all:",
-                *_words_for(python, machine), "-d", folder, *others)  # fmt: skip
-    return sorted({here, *pythons}, key=lambda text: [int(part) for part in text.split(".")])
+                *_words_for(python, machine), "-d", folder, *pinned)  # fmt: skip
+    return [oldest, *others]
+
+
+def running() -> str:
+    """The Python that runs this, like 3.11."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _words_for(python: str, machine: str) -> list[str]:
@@ -66,10 +75,9 @@ def name_and_version(wheel: Path) -> tuple[str, str]:
     return re.sub(r"[-_.]+", "-", name).lower(), version
 
 
-def add_interpreter(
-    archive: Path, building: Path, pythons: Sequence[str], machine: str
-) -> list[str]:
-    """Copy the archive; raises ReleaseError if it is not one for `machine` and these wheels."""
+def python_of(archive: Path, machine: str) -> str:
+    """The Python in an archive of an interpreter, like 3.11; raises ReleaseError if it is not one
+    for `machine`."""
     found = _INTERPRETER.fullmatch(archive.name)
     if found is None or not archive.is_file():
         raise ReleaseError(
@@ -78,11 +86,12 @@ def add_interpreter(
         )
     if found[2] != machine:
         raise ReleaseError(f"{archive.name} is not for {machine}")
-    if found[1] not in pythons:
-        raise ReleaseError(
-            f"{archive.name} is Python {found[1]}, the wheels are for {' '.join(pythons)}:"
-            f" add --python {found[1]}"
-        )
+    if int(found[1].partition(".")[2]) < _OLDEST:
+        raise ReleaseError(f"{archive.name} is Python {found[1]}, Hearth needs 3.{_OLDEST}")
+    return found[1]
+
+
+def add_interpreter(archive: Path, building: Path) -> None:
+    """Copy the archive to where the installer looks for it."""
     (building / "interpreter").mkdir()
     shutil.copy2(archive, building / "interpreter")
-    return [found[1]]  # what is installed runs on no other

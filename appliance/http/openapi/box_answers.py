@@ -111,6 +111,18 @@ class SelfTestReport(SelfTest):
     checks: list[SelfTestCheck]
 
 
+Update = TypedDict(
+    "Update",
+    {
+        "at": str,
+        "from": str | None,
+        "to": str,
+        "result": Literal["serves", "returned", "failed", "refused"],
+        "reason": str | None,
+    },
+)
+
+
 class Status(TypedDict):
     """Bytes and seconds."""
 
@@ -125,6 +137,7 @@ class Status(TypedDict):
     discovery: Discovery
     channels: list[Channel]
     self_test: SelfTest | None
+    update: Update | None
     problems: list[str]
     conditions: list[Condition]
 
