@@ -16,9 +16,9 @@ from tests.fakes.waiting import wait_for
 from tests.integration.medium_box import NAME, publish_heavy
 from tests.system import box_disk, machine
 from tests.system.box_disk import ask
+from tests.system.machine import LIMIT_S
 
 CUTS = int(os.environ.get("HEARTH_TEST_CUTS", "5"))
-LIMIT_S = 120  # an emulated machine on a busy host
 IMPORT_S = 8  # about what one import takes, by the pace of the stick
 BALLAST = 8 * 2**20
 # Names the files that are not what their names say.
@@ -81,6 +81,9 @@ class Survivor:
         if self.seen[-1] is not None:
             assert "hi" in ask(box)
         assert box.run("sh", "-c", BROKEN_BLOBS).output == ""
+        print(f"start {len(self.seen)}: {self.seen[-1]} of {self.possible[-1]} after"
+              f" {self.started_s[-1]:.0f} s, {box.accel}", flush=True)  # fmt: skip
+        assert self.seen[-1] in self.possible[-1]
 
 
 def stick_of(publisher, folder, number):
@@ -105,8 +108,7 @@ def test_power_cuts_while_it_imports_and_answers_leave_a_whole_box(survivor):
     seconds = survivor.started_s
     print(f"{CUTS} cuts; the release after each: {survivor.seen[1:]}")
     print(f"power-on to API {min(seconds):.0f} to {max(seconds):.0f} s, {survivor.box.accel}")
-    for seen, possible in zip(survivor.seen, survivor.possible, strict=True):
-        assert seen in possible
+    assert len(survivor.seen) == CUTS + 1
 
 
 def test_a_stick_that_is_pulled_midway_is_one_clear_condition(survivor, publisher, tmp_path):
