@@ -31,8 +31,10 @@ SECTOR_BYTES = 512
 DAY_S = 86_400
 SETTLE_S = 70.0  # what a start writes is on the disk then, and the notes of a minute
 ASK_EVERY_S = 20.0
+QUESTION = {"model": "hearth", "prompt": "What is this box?", "stream": False}
 MB = 1_000_000
 SLICE_S = 300.0  # how often a machine is looked at
+SETTLED_SLICES = 2  # that do not count: they hold what the start wrote
 # Tells of a machine, inside: bytes that reached its disk, that its processes had to be written
 # (a process counts those of its children that ended), and the files that changed in between.
 LOOK = """
@@ -92,9 +94,8 @@ def sectors(device: str) -> int:
 
 
 def ask(service: harness.Service, token: str) -> None:
-    body = {"model": "hearth", "prompt": "What is this box?", "stream": False}
     headers = {"Authorization": f"Bearer {token}"}
-    harness.call(service, "POST", "/api/generate", body=json.dumps(body), headers=headers)
+    harness.call(service, "POST", "/api/generate", body=json.dumps(QUESTION), headers=headers)
 
 
 def period(service: harness.Service, device: str, seconds: float, token: str) -> dict[str, int]:
@@ -141,14 +142,21 @@ def booted(seconds: float) -> None:
     harness.report("wear-booted", conditions, headers, rows, {"bytes": found}, [figure])
 
 
-def machine(kind: str, seconds: float) -> None:
-    """Print what a machine in qemu writes that does nothing, and who it is that writes."""
+def machine(kind: str, seconds: float, *, is_asked: bool) -> None:
+    """Print what a machine in qemu writes, and who it is that writes.
+
+    is_asked  somebody on its network asks now and then; else it does nothing
+    """
     sys.path.insert(0, str(harness.REPOSITORY))
     from tests.fakes.publisher import Publisher
     from tests.system import box_disk
     from tests.system.machine import Machine
 
-    conditions = harness.machine() | {"kind": kind, "seconds": seconds, "settled_s": seconds / 2}
+    state = "asked" if is_asked else "idle"
+    conditions = harness.machine() | {
+        "kind": kind, "seconds": seconds, "settled_s": SETTLED_SLICES * SLICE_S,
+        "ask_every_s": ASK_EVERY_S if is_asked else None,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="hearth-wear-") as made:
         folder = Path(made)
         publisher = Publisher(folder / "published")
@@ -157,19 +165,21 @@ def machine(kind: str, seconds: float) -> None:
             box.wait_ready()
             box.run("touch", "/run/looked")
             looks, rows = [_look(box)], []
-            for number in range(1, round(1.5 * seconds / SLICE_S) + 1):
-                time.sleep(SLICE_S)
+            for number in range(1, SETTLED_SLICES + round(seconds / SLICE_S) + 1):
+                _pass(box, SLICE_S, is_asked=is_asked)
                 looks.append(_look(box))
                 rows.append([f"{number * SLICE_S:.0f}", *_writers(*looks[-2:])])
                 print("|", " | ".join(rows[-1]), flush=True)
             timers = box.run("systemctl", "list-timers", "--all", "--no-pager").output
-    settled = looks[-1]["bytes"] - looks[-1 - round(seconds / SLICE_S)]["bytes"]
+    settled = looks[-1]["bytes"] - looks[SETTLED_SLICES]["bytes"]
     figure = harness.Figure(
-        f"writes to the disk while idle, all of a machine ({kind})",
+        f"writes to the disk while {state}, all of a machine ({kind})",
         settled * DAY_S / seconds / MB, 5.0, is_limit=True, unit="MB a day",
     )  # fmt: skip
     headers = ["s since it was ready", "disk, bytes", "asked for by", "changed"]
-    harness.report(f"wear-machine-{kind}", conditions, headers, rows, {"bytes": settled}, [figure])
+    harness.report(
+        f"wear-machine-{kind}-{state}", conditions, headers, rows, {"bytes": settled}, [figure]
+    )
     print(timers)
 
 
@@ -187,6 +197,15 @@ def _equip(root: Path, kind: str) -> None:
         files = harness.REPOSITORY / "images/shared/files/etc/systemd/journald.conf.d"
         shutil.copytree(files, journal, dirs_exist_ok=True)
         (root / "etc/fstab").write_text(f"/dev/vda / ext4 {OPTIONS} 0 0\n")
+
+
+def _pass(box: Any, seconds: float, *, is_asked: bool) -> None:
+    end = time.monotonic() + seconds
+    while (rest := end - time.monotonic()) > 0:
+        if is_asked:
+            status, answer = box.call("POST", "/api/generate", QUESTION)
+            assert status == 200, answer
+        time.sleep(min(ASK_EVERY_S if is_asked else rest, max(rest, 0)))
 
 
 def _look(box: Any) -> dict[str, Any]:
@@ -208,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
         booted(options.seconds)
         return
     if options.machine:
-        machine(options.machine, options.seconds)
+        machine(options.machine, options.seconds, is_asked=options.asked)
         return
     if os.geteuid() != 0:
         print("bench_wear needs root, to mount a file system of its own")
@@ -244,6 +263,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="each; default 600, with --quick 180")
     parser.add_argument("--booted", action="store_true", help="a whole system, idle")
     parser.add_argument("--machine", choices=("debian", "image"), help="a whole one in qemu, idle")
+    parser.add_argument("--asked", action="store_true", help="ask that machine now and then")
     options = parser.parse_args(argv)
     options.seconds = options.seconds or (180.0 if options.quick else 600.0)
     return options
