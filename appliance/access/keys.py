@@ -28,7 +28,7 @@ MIN_ADOPTED_CHARACTERS = 26  # 130 bits: a plain hash must keep it
 MAX_KEYS = 1000  # that are not revoked; a household has ten, a school a few hundred
 KEPT_REVOKED = 200  # revoked ones stay in the list for a while, so that people see what was
 MAX_TOKEN_CHARACTERS = 200
-STALE_S = 600.0  # how far the noted last use may lie behind the true one: each note is a write
+STALE_S = 3600.0  # how far a written last use may lie behind the true one: writes wear a card
 _TOKEN = re.compile(r"hearth_([0-9a-z]{1,32})_([0-9A-Za-z]{1,128})")
 _UNKNOWN = bytes(32)  # compared with in place of a key that is not there
 
@@ -66,6 +66,7 @@ class Keys:
         self._keys: dict[str, Key] = {}
         self._adopted: dict[str, Key] = {}
         self._used: dict[str, float] = {}  # last uses that are not written yet
+        self._written: dict[str, float] = {}  # those that this process wrote last
 
     async def load(self) -> None:
         """Read what is stored."""
@@ -172,13 +173,10 @@ class Keys:
         return count
 
     def note_use(self, key_id: str, now: float) -> bool:
-        """Remember that the key was used; True if there is now something to `flush`."""
-        key = self._keys[key_id]
-        if now - (key.last_used_at or 0.0) < STALE_S:
-            return False
-        self._keys[key_id] = replace(key, last_used_at=now)
+        """Remember that the key was used; True if that is worth a `flush` of its own."""
+        self._keys[key_id] = replace(self._keys[key_id], last_used_at=now)
         self._used[key_id] = now
-        return True
+        return not 0 <= now - self._written.get(key_id, 0.0) < STALE_S
 
     async def flush(self) -> None:
         """Write the last uses, all in one go."""
@@ -189,6 +187,7 @@ class Keys:
             lambda c: c.executemany("UPDATE keys SET last_used_at = ? WHERE id = ?", rows)
         )
         for at, key_id in rows:
+            self._written[key_id] = at
             if self._used.get(key_id) == at:
                 del self._used[key_id]
 
@@ -219,6 +218,7 @@ class Keys:
         )
         for key in revoked[: max(0, len(revoked) - KEPT_REVOKED)]:
             del self._keys[key.facts.id]
+            self._written.pop(key.facts.id, None)
 
 
 _DELETE_OLD = """DELETE FROM keys WHERE id IN (

@@ -24,7 +24,7 @@ log = logging.getLogger("hearth.usage")
 
 _Row = tuple[str, int, int, int, float]  # of the table `usage`
 
-FLUSH_S = 300.0  # each write wears a card by about 50 kB; a power cut forgets so much at most
+FLUSH_S = 900.0  # each write wears a card by about 50 kB; a power cut forgets so much at most
 RETRY_S = 60.0  # after a write that failed
 _UPSERT = (
     "INSERT INTO usage (who, day, requests, tokens, seen_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT"

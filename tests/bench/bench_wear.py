@@ -3,7 +3,9 @@
 As root, on an ext4 file system of its own with the mount options of the images, so that the file
 system's journal counts as it does on a card: sectors that reached the device (/sys/block/*/stat),
 beside what the process itself asked for (/proc/PID/io). Extrapolated to a day. With --booted a
-whole Debian with our units and their settings is idle on that file system.
+whole Debian with our units and their settings is idle on that file system; with --machine it is
+one in qemu, with its kernel and all its timers, either as Debian is installed or with the mount
+options and the journal of an image, and the table says who wrote.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +31,35 @@ SECTOR_BYTES = 512
 DAY_S = 86_400
 SETTLE_S = 70.0  # what a start writes is on the disk then, and the notes of a minute
 ASK_EVERY_S = 20.0
+QUESTION = {"model": "hearth", "prompt": "What is this box?", "stream": False}
 MB = 1_000_000
+SLICE_S = 300.0  # how often a machine is looked at
+SETTLED_SLICES = 2  # that do not count: they hold what the start wrote
+# Tells of a machine, inside: bytes that reached its disk, that its processes had to be written
+# (a process counts those of its children that ended), and the files that changed in between.
+LOOK = """
+import json, os, pathlib, subprocess, sys
+os.sync()
+def asked(process):
+    lines = dict(line.split(": ") for line in (process / "io").read_text().splitlines())
+    return int(lines["write_bytes"]) - int(lines["cancelled_write_bytes"])
+def all_asked():
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            yield f"{(process / 'comm').read_text().strip()} {process.name}", asked(process)
+        except OSError:
+            pass
+find = ["find", "/", "-xdev", "-newer", "/run/looked", "(", "-type", "f", "-o", "-type", "d", ")"]
+changed = subprocess.run(find, capture_output=True, text=True).stdout.splitlines()
+pathlib.Path("/run/looked").touch()
+sectors = int(pathlib.Path("/sys/block/vda/stat").read_text().split()[6])
+print(json.dumps({"bytes": sectors * 512, "asked": dict(all_asked()), "changed": changed}))
+"""
+TIMERS = ("hearth-health.timer", "hearth-scrub.timer", "hearth-update.timer", "hearth-update.path")
+PYTHON = """#!/bin/sh
+shift
+PYTHONPATH=/opt/hearth/current/lib exec /usr/bin/python3 -s "$@"
+"""  # the tests' release has no interpreter of its own, and is not found by one that is isolated
 
 
 @contextlib.contextmanager
@@ -63,9 +94,8 @@ def sectors(device: str) -> int:
 
 
 def ask(service: harness.Service, token: str) -> None:
-    body = {"model": "hearth", "prompt": "What is this box?", "stream": False}
     headers = {"Authorization": f"Bearer {token}"}
-    harness.call(service, "POST", "/api/generate", body=json.dumps(body), headers=headers)
+    harness.call(service, "POST", "/api/generate", body=json.dumps(QUESTION), headers=headers)
 
 
 def period(service: harness.Service, device: str, seconds: float, token: str) -> dict[str, int]:
@@ -112,10 +142,92 @@ def booted(seconds: float) -> None:
     harness.report("wear-booted", conditions, headers, rows, {"bytes": found}, [figure])
 
 
+def machine(kind: str, seconds: float, *, is_asked: bool) -> None:
+    """Print what a machine in qemu writes, and who it is that writes.
+
+    is_asked  somebody on its network asks now and then; else it does nothing
+    """
+    sys.path.insert(0, str(harness.REPOSITORY))
+    from tests.fakes.publisher import Publisher
+    from tests.system import box_disk
+    from tests.system.machine import Machine
+
+    state = "asked" if is_asked else "idle"
+    conditions = harness.machine() | {
+        "kind": kind, "seconds": seconds, "settled_s": SETTLED_SLICES * SLICE_S,
+        "ask_every_s": ASK_EVERY_S if is_asked else None,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="hearth-wear-") as made:
+        folder = Path(made)
+        publisher = Publisher(folder / "published")
+        disk, boot = box_disk.make_box(folder, publisher, lambda root: _equip(root, kind))
+        with Machine(disk, folder / "qemu", **boot) as box:
+            box.wait_ready()
+            box.run("touch", "/run/looked")
+            looks, rows = [_look(box)], []
+            for number in range(1, SETTLED_SLICES + round(seconds / SLICE_S) + 1):
+                _pass(box, SLICE_S, is_asked=is_asked)
+                looks.append(_look(box))
+                rows.append([f"{number * SLICE_S:.0f}", *_writers(*looks[-2:])])
+                print("|", " | ".join(rows[-1]), flush=True)
+            timers = box.run("systemctl", "list-timers", "--all", "--no-pager").output
+    settled = looks[-1]["bytes"] - looks[SETTLED_SLICES]["bytes"]
+    figure = harness.Figure(
+        f"writes to the disk while {state}, all of a machine ({kind})",
+        settled * DAY_S / seconds / MB, 5.0, is_limit=True, unit="MB a day",
+    )  # fmt: skip
+    headers = ["s since it was ready", "disk, bytes", "asked for by", "changed"]
+    harness.report(
+        f"wear-machine-{kind}-{state}", conditions, headers, rows, {"bytes": settled}, [figure]
+    )
+    print(timers)
+
+
+def _equip(root: Path, kind: str) -> None:
+    """Our timers, and the settings of an installation or an image."""
+    python = root / "opt/hearth/current/bin/python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    shutil.copy(harness.REPOSITORY / "systemd/hearth-update.path", root / "etc/systemd/system")
+    subprocess.run(["systemctl", "-q", f"--root={root}", "enable", *TIMERS], check=True)
+    journal = root / "etc/systemd/journald.conf.d"
+    journal.mkdir(exist_ok=True)
+    shutil.copy(harness.REPOSITORY / "systemd/journald.conf.d/hearth.conf", journal)
+    if kind == "image":
+        files = harness.REPOSITORY / "images/shared/files/etc/systemd/journald.conf.d"
+        shutil.copytree(files, journal, dirs_exist_ok=True)
+        (root / "etc/fstab").write_text(f"/dev/vda / ext4 {OPTIONS} 0 0\n")
+
+
+def _pass(box: Any, seconds: float, *, is_asked: bool) -> None:
+    end = time.monotonic() + seconds
+    while (rest := end - time.monotonic()) > 0:
+        if is_asked:
+            status, answer = box.call("POST", "/api/generate", QUESTION)
+            assert status == 200, answer
+        time.sleep(min(ASK_EVERY_S if is_asked else rest, max(rest, 0)))
+
+
+def _look(box: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(box.run("python3", "-", input_text=LOOK).output)
+    return found
+
+
+def _writers(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The bytes written, the processes that asked for them, and files, shortened."""
+    asked = {who: count - before["asked"].get(who, 0) for who, count in after["asked"].items()}
+    told = [f"{who} {count}" for who, count in asked.items() if count > 0]
+    changed = [path for path in after["changed"] if not path.startswith(("/proc", "/sys", "/run"))]
+    return [str(after["bytes"] - before["bytes"]), ", ".join(told), " ".join(changed[:10])]
+
+
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
     if options.booted:
         booted(options.seconds)
+        return
+    if options.machine:
+        machine(options.machine, options.seconds, is_asked=options.asked)
         return
     if os.geteuid() != 0:
         print("bench_wear needs root, to mount a file system of its own")
@@ -150,6 +262,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.arguments("Writes to the card, idle and in light use")
     parser.add_argument("--seconds", type=float, help="each; default 600, with --quick 180")
     parser.add_argument("--booted", action="store_true", help="a whole system, idle")
+    parser.add_argument("--machine", choices=("debian", "image"), help="a whole one in qemu, idle")
+    parser.add_argument("--asked", action="store_true", help="ask that machine now and then")
     options = parser.parse_args(argv)
     options.seconds = options.seconds or (180.0 if options.quick else 600.0)
     return options

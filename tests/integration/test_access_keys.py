@@ -13,7 +13,7 @@ from appliance.access.audit import KEPT, MAX_VALUE
 from appliance.access.caller import Caller, KeyFacts, OriginKind, Ring, Scope
 from appliance.access.claim import LOCK_S, MAX_TRIES
 from appliance.access.guessers import WRONG_KEYS
-from appliance.access.keys import KEPT_REVOKED
+from appliance.access.keys import KEPT_REVOKED, STALE_S
 from appliance.config import load_settings
 from appliance.db import FILE, Database
 from appliance.errors import (
@@ -139,9 +139,19 @@ async def test_the_last_use_is_written_in_batches(start, clock):
         for _ in range(5):
             access.identify(PHONE, token, "")
             clock.now += 1
-        assert access.keys.list()[0].last_used_at == clock.now - 5
+        assert access.keys.list()[0].last_used_at == clock.now - 1
     async with start() as access:
-        assert access.keys.list()[0].last_used_at == clock.now - 5
+        assert access.keys.list()[0].last_used_at == clock.now - 1
+
+
+async def test_a_use_is_worth_a_write_once_an_hour(start, clock):
+    async with start() as access:
+        key, _ = await access.create_key(CHAT)
+        for later_s in (0, STALE_S, -60):  # the last: a clock that was set back
+            now = clock.now + later_s
+            assert access.keys.note_use(key.facts.id, now)
+            await access.keys.flush()
+            assert not access.keys.note_use(key.facts.id, now + STALE_S - 1)
 
 
 async def test_revoked_keys_are_forgotten_in_time(start, clock):

@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.fakes.waiting import wait_for
 
 API_PORT = 11434
-BOOT_LIMIT_S = 240  # an emulated boot takes 40 s on an idle machine; this one may be busy
+LIMIT_S = 600  # an emulated boot takes 40 s on an idle host; this one may be busy
 PROGRAMS = ("qemu-system-x86_64", "mcopy", "mkfs.vfat")
 _CONSOLES = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
 _AGENT_UNIT = """[Unit]
@@ -149,7 +149,7 @@ class Machine:
                 channel.close()
         self._monitor = self._agent = None
 
-    def wait_off(self, limit_s=BOOT_LIMIT_S):
+    def wait_off(self, limit_s=LIMIT_S):
         """Return when the machine switched itself off."""
         self._process.wait(limit_s)
 
@@ -160,12 +160,12 @@ class Machine:
         """All that the serial console said."""
         return self.serial.read_text(errors="replace") if self.serial.exists() else ""
 
-    def wait_for(self, text, limit_s=BOOT_LIMIT_S):
+    def wait_for(self, text, limit_s=LIMIT_S):
         """Return when the serial console has said `text`; the seconds since power-on."""
         self._until(lambda: text in self.log, f"the console never said {text!r}", limit_s)
         return time.monotonic() - self.started
 
-    def wait_ready(self, limit_s=BOOT_LIMIT_S):
+    def wait_ready(self, limit_s=LIMIT_S):
         """Return when the service answers; the seconds since power-on."""
         self._until(lambda: self.call("GET", "/readyz")[0] == 200, "no answer", limit_s)
         return time.monotonic() - self.started
@@ -175,7 +175,7 @@ class Machine:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
                 return answer.status, _parsed(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -185,7 +185,7 @@ class Machine:
 
     # -- doing ---------------------------------------------------------------------------
 
-    def run(self, *argv, check=True, input_text="", limit_s=BOOT_LIMIT_S):
+    def run(self, *argv, check=True, input_text="", limit_s=LIMIT_S):
         """Run a command inside, as root; how it ended. Needs the agent."""
         if self._agent is None:
             self._agent = _Lines(self._path("agent"), self._is_on, limit_s)
@@ -233,7 +233,7 @@ class Machine:
     def unplug(self, name="stick"):
         """Pull it out, whatever the machine is doing with it."""
         self.monitor("device_del", id=name)
-        deadline = time.monotonic() + BOOT_LIMIT_S
+        deadline = time.monotonic() + LIMIT_S
         while self._is_there(name):
             assert time.monotonic() < deadline, f"{name} could not be pulled"
             time.sleep(0.05)
@@ -283,7 +283,7 @@ class Machine:
 class _Lines:
     """JSON lines over a Unix socket that another process opens soon."""
 
-    def __init__(self, path, is_on, limit_s=BOOT_LIMIT_S):
+    def __init__(self, path, is_on, limit_s=LIMIT_S):
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(limit_s)
         wait_for(lambda: is_on() and self._connected(path))
@@ -295,7 +295,7 @@ class _Lines:
             return True
         return False
 
-    def read(self, limit_s=BOOT_LIMIT_S):
+    def read(self, limit_s=LIMIT_S):
         self._socket.settimeout(limit_s)
         return json.loads(self._file.readline())
 

@@ -61,6 +61,19 @@ def test_the_probe_reads_under_its_sandbox(box):
     assert "hearth-health" not in box.journal("-u", "hearth-health.service")  # a quiet journal
 
 
+def test_a_turn_of_the_probe_leaves_no_trace_on_the_disk(box):
+    """There is one each two minutes, for years, on a memory card."""
+    box.run("systemctl", "start", "hearth-health.service")
+    folders = ("stat", "-c", "%y", "/tmp", "/var/tmp")
+    before = box.run(*folders).stdout
+    shown = box.run("journalctl", "-q", "-n", "0", "--show-cursor").stdout
+    cursor = shown.strip().removeprefix("-- cursor: ")
+    box.run("systemctl", "start", "hearth-health.service")
+    assert box.run(*folders).stdout == before
+    said = box.run("journalctl", "-q", "-p", "warning", "_PID=1", f"--after-cursor={cursor}")
+    assert said.stdout == ""
+
+
 def test_the_scrub_asks_the_service(box):
     refused = box.run("systemctl", "start", "hearth-scrub.service", check=False)
     assert refused.returncode != 0  # nothing to ask: the service does not run

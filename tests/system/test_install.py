@@ -243,7 +243,8 @@ def test_a_folder_of_another_system_is_made_ready_and_serves_when_booted(booted,
     for rules in ("70-hearth-import.rules", "71-hearth-leds.rules"):
         assert box.path(f"/etc/udev/rules.d/{rules}").is_file()
     assert box.path("/etc/systemd/system/hearth-import@.service").is_file()
-    assert box.path("/etc/systemd/system/hearth.service.d/leds.conf").is_file()
+    for drop_in in ("hearth.service.d/leds.conf", "hearth-health.service.d/vcio.conf"):
+        assert box.path(f"/etc/systemd/system/{drop_in}").is_file()
     assert enabled(box) == PRESET
     assert box.boot() == "running", box.journal()
     wait_for(lambda: version_of(box) == GOOD, 60)

@@ -26,11 +26,14 @@ unit_files() {
       esac
     done
   done < <(unit_folders)
-  for each in $(drop_ins); do
-    if [ -e "$opt/current/systemd/drop-ins/$each" ]; then
-      printf '%s %s\n' "systemd/drop-ins/$each" "/etc/systemd/system/hearth.service.d/$each"
-    fi
-  done
+  for each in $(drop_ins); do drop_in_file hearth.service "$each"; done
+  if has_vcio; then drop_in_file hearth-health.service vcio.conf; fi
+}
+
+drop_in_file() { # unit $1, drop-in $2: its line, if the release has it
+  if [ -e "$opt/current/systemd/drop-ins/$2" ]; then
+    printf 'systemd/drop-ins/%s /etc/systemd/system/%s.d/%s\n' "$2" "$1" "$2"
+  fi
 }
 
 # What this kind of box needs beside the units (systemd/README.md).
@@ -59,6 +62,11 @@ has_board_led() {
     if [ -d "/sys/devices/platform/$each" ]; then return 0; fi
   done
   return 1
+}
+
+# A Raspberry Pi, whose firmware is asked through this device; in a folder as above.
+has_vcio() {
+  if [ -n "$root" ]; then [ -d "$root/boot/firmware" ]; else [ -e /dev/vcio ]; fi
 }
 
 # The list is written first: an uninstall after a power cut finds whatever was copied.
