@@ -24,6 +24,8 @@ printf '127.0.0.1 localhost hearth\n::1 localhost hearth\n' >"$root/etc/hosts"
 : >"$root/etc/fstab" # the initramfs and systemd's generator mount what there is
 ln -sfn /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 mkdir -p "$root/data" "$root/efi" "$root/var/lib/hearth" "$root/opt/hearth"
+# Where a Pi's first partition appears; the installer knows a Pi's root by it.
+[ ! -e "$IMAGES/$BOARD/autoboot.txt" ] || mkdir -p "$root/boot/firmware"
 
 # One number for all versions: /var/lib/hearth outlives them. The installer finds the account made.
 grep -q '^hearth:' "$root/etc/passwd" || {

@@ -59,6 +59,10 @@ def given_up():
     return [version_of(each) for each in sorted(ENTRIES.glob("hearth_*+0*.efi"))]
 
 
+def leave():
+    """systemd-boot knows what it tries next."""
+
+
 def version_of(entry):
     """hearth_<version>[+<tries left>[-<tries done>]].efi, as systemd-boot counts."""
     return entry.name.removeprefix("hearth_").removesuffix(".efi").partition("+")[0]
