@@ -147,9 +147,9 @@ def _told(waiting, running):
         return "runs, and becomes the default once Hearth answers"
     if not tried:
         return "not tried yet (a restart is needed, or the power went before it): sudo reboot"
-    how = "started and did not become good"
+    how = "it started and did not become good"
     if not waiting["began"]:
-        how = "never started (is the kernel Raspberry Pi's? Debian's cannot ask for a trial)"
+        how = "its system never came up (or this kernel cannot ask for a trial, like Debian's)"
     rest = "sudo reboot tries once more" if waiting["tries"] else "it is not tried again"
     return f"tried {tried} of {TRIES}, {how}; {rest}"
 
