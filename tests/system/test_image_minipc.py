@@ -92,7 +92,7 @@ def box(built, updates, stick, tmp_path_factory):
         yield running
 
 
-def test_a_box_answers_at_its_first_boot_and_keeps_its_identity(box, tmp_path):
+def test_a_box_answers_at_its_first_boot(box, tmp_path):
     reply = box.call("POST", "/api/chat", {
         "model": "hearth", "stream": False, "messages": [{"role": "user", "content": "hi"}],
     })  # fmt: skip
@@ -107,12 +107,7 @@ def test_a_box_answers_at_its_first_boot_and_keeps_its_identity(box, tmp_path):
     box.run("systemctl", "start", "hearth-claim")  # returns when it is done
     assert "HEARTH-CLAIM.txt" in box.run("ls", "/efi").output
     assert int(box.run("df", "--output=size", "-B1M", "/data").output.split()[-1]) > 2000
-    identity = box.run("cat", "/etc/machine-id").output
-    assert len(identity.strip()) == 32
-    box.kill()  # the power goes
-    box.__enter__()
-    print("second boot, power-on to API:", box.wait_ready(LIMIT_S), "s")
-    assert box.run("cat", "/etc/machine-id").output == identity
+    print(box.run("systemd-analyze", check=False).output)
 
 
 @pytest.mark.parametrize(
@@ -133,23 +128,25 @@ def test_an_update_that_is_not_to_be_trusted_is_refused_untouched(box, name, why
     assert box.run("ls", "/efi/EFI/Linux").output == "hearth_0.1.0.efi\n"
 
 
-def test_a_good_update_becomes_the_system_and_keeps_what_is_the_boxs(box):
+def test_a_good_update_stays_and_what_is_the_boxs_is_kept_over_a_power_cut(box):
     identity = box.run("cat", "/etc/machine-id").output
+    assert len(identity.strip()) == 32
     box.run("touch", "/var/lib/hearth/kept", "/etc/kept")
-    boots = _boots(box)
+    box.run("sync")
     _take(box, "good")
     assert box.run("ls", "/efi/EFI/Linux").output.split() == [
         "hearth_0.1.0.efi", "hearth_0.2.0+2.efi",
     ]  # fmt: skip
-    _restart(box)
-    box.wait_ready(LIMIT_S)
+    box.kill()  # the power goes
+    box.__enter__()
+    print("second boot, power-on to API:", box.wait_ready(LIMIT_S), "s")
     box.run("systemctl", "start", "systemd-bless-boot", limit_s=LIMIT_S)  # waits until it is done
     status = _status(box)
     print("a good update:", status)
     assert "running   0.2.0 from /dev/vda3\n" in status
     assert "entry     hearth_0.2.0.efi (running)" in status
     assert "failed" not in status
-    assert _boots(box) == boots + 1
+    assert _boots(box) == 1
     assert box.run("cat", "/etc/machine-id").output == identity
     box.run("ls", "/var/lib/hearth/kept", "/etc/kept")
 
