@@ -7,8 +7,11 @@ root=$1
   systemctl --quiet enable hearth-firstboot hearth-claim hearth-good-boot
 : >"$root/etc/hearth/image" # what the units of an image ask for
 
-# pip's byte code goes by the times of files, which an image sets: written anew, by their content,
-# since a root that is only read could not do so at every start.
+# pip's byte code goes by the times of files, which an image sets, and Debian's, made with
+# SOURCE_DATE_EPOCH, has each source read and hashed at every import: both are written anew, to be
+# taken as they are. A root that is only read changes neither.
 release=$root/opt/hearth/$(readlink "$root/opt/hearth/current")
-find "$release" -name __pycache__ -prune -exec rm -r {} +
-"$PYTHON" -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$root" "$release/lib"
+library=$root/usr/lib/python3.11
+find "$release" "$library" -name __pycache__ -prune -exec rm -r {} +
+"$PYTHON" -m compileall -q -j 1 --invalidation-mode unchecked-hash -s "$root" \
+  "$release/lib" "$library"
