@@ -1,5 +1,5 @@
 """The wheel of llama-cpp-python: compiled for every processor of the architecture, or for this one;
-for another architecture by Debian's cross compiler.
+for another architecture by Debian's cross compiler, for its oldest processor.
 
 `-march=native`, which pip's own build uses, ends with "illegal instruction" on another box. The
 portable build has one library per level of instructions (GGML_CPU_ALL_VARIANTS), and llama.cpp
@@ -34,8 +34,7 @@ _PORTABLE = (
     "-DCMAKE_INSTALL_RPATH=$ORIGIN",
     "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
 )
-# Levels that Debian 12's compiler does not know (armv9.2-a+sme); no Pi and no Jetson has them.
-_TOO_NEW = re.compile(r"^\s*ggml_add_cpu_backend_variant\(armv9\.2_.*\bSME\)\n", re.MULTILINE)
+_FOREIGN = ("-DGGML_NATIVE=OFF", "-DGGML_CPU_ARM_ARCH=armv8-a")
 _TOOLCHAINS = Path(__file__).parent
 _GOMP = "libgomp.so.1"
 
@@ -46,7 +45,9 @@ def describe(options: argparse.Namespace) -> str:
         return f"from {options.llama}"
     if options.native:
         return "for this processor (minutes, unless pip has it in its cache)"
-    return f"for every {options.arch} processor (minutes, unless it is in the cache)"
+    if options.arch != machines.architecture():
+        return f"for the oldest {options.arch} (minutes, unless it is in the cache)"
+    return "for every processor (minutes, unless it is in the cache)"
 
 
 def wheel(options: argparse.Namespace, requirement: str, scratch: Path, pip: Pip) -> Path:
@@ -60,7 +61,7 @@ def wheel(options: argparse.Namespace, requirement: str, scratch: Path, pip: Pip
         pip.run("wheel", "--no-deps", "-w", out, requirement)
         (made,) = out.glob("llama_cpp_python-*.whl")
     elif options.arch == machines.architecture():
-        made = _kept(requirement, options.arch, _PORTABLE, out, pip)
+        made = _kept(requirement, _PORTABLE, out, pip)
     else:
         made = _crossed(requirement, options.arch, out, pip)
     return _completed(made, scratch, _compiler(options.arch))
@@ -91,8 +92,8 @@ def _crossed(requirement: str, arch: str, out: Path, pip: Pip) -> Path:
         raise ReleaseError(f"wheels for {arch} are made on {arch}: run this there")
     if shutil.which(_compiler(arch)) is None:
         raise ReleaseError(f"no cross compiler: sudo apt-get install g++-{machine}-linux-gnu")
-    flags = (*_PORTABLE, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
-    return _kept(requirement, arch, flags, out, pip, {"_PYTHON_HOST_PLATFORM": f"linux-{machine}"})
+    flags = (*_FOREIGN, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
+    return _kept(requirement, flags, out, pip, {"_PYTHON_HOST_PLATFORM": f"linux-{machine}"})
 
 
 def _compiler(arch: str) -> str:
@@ -100,23 +101,8 @@ def _compiler(arch: str) -> str:
     return "cc" if is_own else f"{machines.machine_of(arch)}-linux-gnu-g++"
 
 
-def _source(requirement: str, arch: str, scratch: Path, pip: Pip) -> str | Path:
-    """What pip builds from: its own copy, or, for ARM, one without the levels that are too new."""
-    if arch != "arm64":
-        return requirement
-    pip.run("download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "-d", scratch,
-            requirement)  # fmt: skip
-    (packed,) = scratch.glob("llama_cpp_python-*.tar.gz")
-    shutil.unpack_archive(packed, scratch, filter="data")
-    source = packed.with_name(packed.name.removesuffix(".tar.gz"))
-    levels = source / "vendor/llama.cpp/ggml/src/CMakeLists.txt"
-    levels.write_text(_TOO_NEW.sub("", levels.read_text()))
-    return source
-
-
 def _kept(
     requirement: str,
-    arch: str,
     flags: tuple[str, ...],
     out: Path,
     pip: Pip,
@@ -129,9 +115,8 @@ def _kept(
     kept = cache / hashlib.sha256(wanted).hexdigest()[:16]
     if not kept.is_dir():
         environ = {**os.environ, **more, "CMAKE_ARGS": " ".join(flags)}
-        source = _source(requirement, arch, out.with_name("source"), pip)
         pip.run("wheel", "--no-deps", "--no-cache-dir", "--no-binary", "llama-cpp-python",
-                "-w", out, source, environ=environ)  # fmt: skip
+                "-w", out, requirement, environ=environ)  # fmt: skip
         cache.mkdir(parents=True, exist_ok=True)
         half = cache / f"{kept.name}.{os.getpid()}"
         shutil.copytree(out, half)
