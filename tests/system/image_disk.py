@@ -29,10 +29,11 @@ sys.exit(module.main(["hearth-os", "trial"]))
 """
 
 
-def prepared(image, folder, name, patient=("hearth.service",)):
-    """A copy of the image of board `name` on a larger disk, with the agent of the tests in /etc of
-    its data partition, and with patience for the units `patient` and for a system on trial."""
-    copy, data, units = folder / "disk", folder / "data.ext4", folder / "data/etc/systemd/system"
+def prepared(image, folder, name, patient=("hearth.service",), data=None):
+    """A copy of the image of board `name` on a larger disk. Its data partition has the agent of the
+    tests in /etc, patience for the units `patient` and for a system on trial, and the texts `data`
+    (path in it -> text)."""
+    copy, made, units = folder / "disk", folder / "data.ext4", folder / "data/etc/systemd/system"
     run("cp", "--sparse=always", image, copy)
     (units / "sysinit.target.wants").mkdir(parents=True)
     (units / "hearth-test-agent.service").write_text(AGENT)
@@ -46,15 +47,29 @@ def prepared(image, folder, name, patient=("hearth.service",)):
     wants.symlink_to("../hearth-test-agent.service")
     agent = Path(__file__).with_name("guest_agent.py")
     shutil.copy(agent, folder / "data/etc/hearth-test-agent.py")
-    partitions = board.load(name).partitions
-    before = sum(each.size_mib for each in partitions[:-1]) + 1
-    with data.open("wb") as file:
-        file.truncate(partitions[-1].size_mib * MIB)
+    for path, text in (data or {}).items():
+        (folder / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "data" / path).write_text(text)
+    with made.open("wb") as file:
+        file.truncate(board.load(name).size_mib("data") * MIB)
     run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-E", "resize=268435456", "-d",
-        folder / "data", data)  # fmt: skip
-    run("dd", f"if={data}", f"of={copy}", "bs=1M", f"seek={before}", "conv=notrunc")
+        folder / "data", made)  # fmt: skip
+    lay(made, copy, name, "hearth-data")
     run("truncate", "-s", "6G", copy)
     return copy
+
+
+def lay(source, disk, name, partition):
+    """Put an image into a partition of the disk of board `name`."""
+    run("dd", f"if={source}", f"of={disk}", "bs=1M", f"seek={offset_mib(name, partition)}",
+        "conv=notrunc")  # fmt: skip
+
+
+def offset_mib(name, partition):
+    """Where it begins on the disk of board `name`."""
+    partitions = board.load(name).partitions
+    names = [each.name for each in partitions]
+    return 1 + sum(each.size_mib for each in partitions[: names.index(partition)])
 
 
 def run(*command):

@@ -9,6 +9,7 @@ import subprocess
 
 from images.maker import board
 from tests.system import machine
+from tests.system.image_disk import offset_mib
 
 TRIAL_WORDS = "Restarting system with command '0 tryboot'"  # the kernel's last line
 
@@ -57,7 +58,6 @@ class Pi:
                 for name, text in texts.items()}  # fmt: skip
 
     def _copy(self, number, name, target):
-        before = board.load("rpi").partitions[: number - 1]
-        offset = 1 + sum(each.size_mib for each in before)
+        offset = offset_mib("rpi", board.load("rpi").partitions[number - 1].name)
         command = ["mcopy", "-n", "-o", "-i", f"{self._disk}@@{offset}M", f"::{name}", target]
         subprocess.run(command, check=True)
