@@ -35,10 +35,11 @@ bench:
 	@tools/setup dev
 	@.venv/bin/python tests/bench $(ARGS)
 
+image: SIGNED = $(if $(SIGN),--sign $(SIGN))
 image:
 	@tools/setup dev
-	@wheels=$${WHEELHOUSE:-$$(tools/wheelhouse --arch $(if $(filter rpi,$(BOARD)),arm64,amd64) --out build)} \
-	  && .venv/bin/python images/build $(BOARD) --wheelhouse "$$wheels" $(ARGS)
+	@wheels=$${WHEELHOUSE:-$$(tools/wheelhouse --arch $(if $(filter rpi,$(BOARD)),arm64,amd64) --out build $(SIGNED))} \
+	  && .venv/bin/python images/build $(BOARD) --wheelhouse "$$wheels" $(SIGNED) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -37,6 +37,7 @@ from appliance.trust.repositories import Repositories
 from engine.process.confine import landlock_version
 
 DATABASE = "hearth.db"
+FAILED_SYSTEMS = Path("/var/lib/hearth-os/failed")  # images/shared/files/usr/lib/hearth-os
 ENGINE_LIBRARIES = ("llama_cpp", "torch")
 
 
@@ -115,6 +116,7 @@ def _run_facts(
         if models_disk
         else 0,
         reserved_free_bytes=models_disk.free_bytes if models_disk else None,
+        failed_systems=_failed_systems(),
     )
     if live is None:
         return replace(facts, port_holder=_port_holder(settings))
@@ -159,6 +161,14 @@ def _failed_updates(state: Path) -> Iterator[str]:
                 if outcome.state == "failed":
                     what = f"{bundle} {outcome.version}"
                     yield f"{followed.key} could not bring {what}: {outcome.reason}"
+
+
+def _failed_systems() -> Sequence[str]:
+    """What hearth-os of an image wrote down; nothing elsewhere."""
+    try:
+        return FAILED_SYSTEMS.read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
 
 
 def _port_holder(settings: Settings) -> str:

@@ -40,6 +40,7 @@ class RunFacts:
     safe_mode: str = ""  # why no model is loaded
     incidents: Sequence[Incident] = ()  # of the last day
     lowered_slots: int | None = None  # requests at once that a hot board still takes
+    failed_systems: Sequence[str] = ()  # of an image: what became of a new one, a sentence each
 
 
 def port_taken(facts: RunFacts) -> Iterator[Condition]:
@@ -218,6 +219,13 @@ def slowed(facts: RunFacts) -> Iterator[Condition]:
         yield Condition("concurrency_lowered", "fewer at once", text, Severity.WARNING, cure)
 
 
+def new_system(facts: RunFacts) -> Iterator[Condition]:
+    if facts.failed_systems:
+        text = "; ".join(facts.failed_systems)
+        cure = "the system before it serves on; take another with `sudo hearth-os update FILE`"
+        yield Condition("system_failed", "a new system failed", text, Severity.WARNING, cure)
+
+
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
@@ -244,4 +252,5 @@ RUN_CHECKS: tuple[Check, ...] = (
     unloaded,
     dropped,
     slowed,
+    new_system,
 )

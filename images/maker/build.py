@@ -1,28 +1,31 @@
 """One image from start to end: packages, root, boot files, disk, update file, checksums."""
 
-import hashlib
-import json
 import shutil
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
-from . import base, disk, ext4, stage, uki
+from . import base, disk, ext4, stage, uki, update
 from .board import Board
 from .programs import BuildError, as_root, require, run
 
 _PYTHON = (3, 11)  # of Debian 12: byte code is written here and read there
 
 
-def build(board: Board, out: Path, wheels: Path, version: str, epoch: int, *, fresh: bool) -> Path:
-    """Build the image of `board` into `out`; its path. The update file, the parts list and the
-    checksums lie beside it. Raises BuildError."""
+def build(
+    board: Board, out: Path, wheels: Path, version: str, epoch: int, *, fresh: bool,
+    key: Path | None = None,
+) -> Path:  # fmt: skip
+    """Build the image of `board` into `out`; its path. The update file, signed by `key`, the parts
+    list and the checksums lie beside it. Raises BuildError."""
     if sys.version_info[:2] != _PYTHON:
         raise BuildError(f"needs Debian 12's Python 3.11; this is {sys.version.split()[0]}")
     if not (wheels / "RELEASE").is_file():
         raise BuildError(f"{wheels} is no wheelhouse; make one with: "
                          f"tools/wheelhouse --arch {board.architecture}")  # fmt: skip
+    if key and not (wheels / "release.pub").is_file():
+        raise BuildError(f"{wheels} is not signed, so boxes would trust no key; make it with: "
+                         f"tools/wheelhouse --arch {board.architecture} --sign {key}")  # fmt: skip
     require(board.architecture, board.scheme)
     out.mkdir(parents=True, exist_ok=True)
     debian = base.archive(board, epoch, fresh=fresh)
@@ -31,12 +34,14 @@ def build(board: Board, out: Path, wheels: Path, version: str, epoch: int, *, fr
         work.chmod(0o755)
         run([*as_root(), sys.executable, Path(stage.__file__), work, debian, board.name, wheels,
              version, str(epoch)])  # fmt: skip
-        return _finish(board, out, work, version, epoch)
+        return _finish(board, out, work, version, epoch, key)
 
 
-def _finish(board: Board, out: Path, work: Path, version: str, epoch: int) -> Path:
+def _finish(
+    board: Board, out: Path, work: Path, version: str, epoch: int, key: Path | None
+) -> Path:
     name = f"hearth-{board.name}-{version}"
-    image, update, parts = (out / f"{name}.{each}" for each in ("img", "update", "cdx.json"))
+    image, offer, parts = (out / f"{name}.{each}" for each in ("img", "update", "cdx.json"))
     files = boot_files(board, work, version)
     fats = {"boot": files} if board.scheme == "uefi" else {"boot": files, "select": _select(board)}
     for number, (holds, inside) in enumerate(sorted(fats.items())):
@@ -47,10 +52,16 @@ def _finish(board: Board, out: Path, work: Path, version: str, epoch: int) -> Pa
     contents = {holds: work / f"{holds}.fat" for holds in fats}
     contents |= {"root": work / "root.ext4", "data": work / "data.ext4"}
     disk.assemble(work / "disk", board, contents)
-    _write_update(update, board, work, files, version, epoch)
+    facts = {"board": board.name, "version": version}
+    systems = {"root": work / "root.ext4"}
+    if board.scheme == "uefi":
+        kernels = {"boot/hearth.efi": work / "boot/hearth.efi"}
+    else:  # the whole partition: the firmware finds there what belongs to the root
+        kernels, systems = {}, {**systems, "boot": work / "boot.fat"}
+    update.write(offer, facts, systems, kernels, epoch, key)
     shutil.move(work / "sbom.json", parts)
     (work / "disk").rename(image)
-    sums = "".join(f"{_sha256(each)}  {each.name}\n" for each in (image, update, parts))
+    sums = "".join(f"{update.sha256(each)}  {each.name}\n" for each in (image, offer, parts))
     (out / f"{name}.sha256").write_text(sums)
     return image
 
@@ -81,33 +92,5 @@ def _select(board: Board) -> dict[str, Path]:
     return {"autoboot.txt": board.folder / "autoboot.txt"}
 
 
-def _write_update(
-    target: Path, board: Board, work: Path, files: dict[str, Path], version: str, epoch: int
-) -> None:
-    """What `hearth-os update` reads: a tar of manifest.json, boot/ and root.ext4.zst, in order."""
-    root, packed = work / "root.ext4", work / "root.ext4.zst"
-    run(["zstd", "--quiet", "-T0", "-6", "-f", root, "-o", packed])
-    kept = {"hearth.efi": work / "boot/hearth.efi"} if board.scheme == "uefi" else files
-    manifest = {
-        "board": board.name, "version": version,
-        "root": {"bytes": root.stat().st_size, "sha256": _sha256(root)},
-        "boot": {name: _sha256(file) for name, file in sorted(kept.items())},
-    }  # fmt: skip
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    members = {"manifest.json": work / "manifest.json"}
-    members |= {f"boot/{name}": file for name, file in sorted(kept.items())}
-    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, file in {**members, "root.ext4.zst": packed}.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = file.stat().st_size, epoch
-            with file.open("rb") as content:
-                archive.addfile(entry, content)
-
-
 def _data_uuid(board: Board):
     return disk.uuid5(disk.NAMES, f"{board.name} data")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

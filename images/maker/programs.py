@@ -10,6 +10,7 @@ from pathlib import Path
 PACKAGES = {
     "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs",
     "sfdisk": "fdisk", "mformat": "mtools", "mcopy": "mtools", "zstd": "zstd", "tar": "tar",
+    "openssl": "openssl",
 }  # fmt: skip
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 

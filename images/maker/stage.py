@@ -56,7 +56,8 @@ def _keep_boot_files(root: Path, boot: Path, board: boards.Board, epoch: int) ->
         if (root / name).exists():
             shutil.copytree(root / name, boot / Path(name).name)
     for left in (root / "boot").iterdir():
-        left.unlink()
+        if not left.is_dir():  # one where a partition will appear
+            left.unlink()
     os.utime(root / "boot", (epoch, epoch))
 
 

@@ -261,7 +261,9 @@ class Machine:
         machine = {"x86_64": "q35", "aarch64": "virt"}[self.arch]
         accel = "tcg,thread=multi" if self.accel == "tcg" else self.accel
         # A KVM inside a virtual machine may offer ARCH_CAPABILITIES and then refuse to set them.
-        host = "max" if self.accel == "tcg" else "host,-arch-capabilities"
+        # The newest ARM signs pointers, which emulation is slow at; this one is a Raspberry Pi 4's.
+        emulated = {"x86_64": "max", "aarch64": "cortex-a72"}[self.arch]
+        host = emulated if self.accel == "tcg" else "host,-arch-capabilities"
         forward = f"hostfwd=tcp:127.0.0.1:{self.port}-:{API_PORT}"
         command = [
             f"qemu-system-{self.arch}", "-M", machine, "-accel", accel, "-cpu", host,

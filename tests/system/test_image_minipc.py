@@ -1,34 +1,36 @@
-"""The image of a mini-PC under UEFI: first boot, what is kept, and an update that comes back.
+"""The image of a mini-PC under UEFI: first boot, what is kept, and updates: those that are refused,
+one that stays, and those that come back.
 
 Emulated even where there is KVM: the firmware does not start under every nested one.
 """
 
-import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from images.maker import board, uki
+from images.maker import board
 from tests.browser.conftest import CHROMIUM, DESK, FLAGS, require_chromium
+from tests.fakes.waiting import wait_for
 from tests.system import machine
+from tests.system.image_updates import Updates
 
-pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(5400)]
 
 TREE = Path(__file__).parents[2]
 OVMF = Path("/usr/share/OVMF")
 MIB = 1 << 20
 ENABLED = ("hearth.socket", "hearth.service", "hearth-firstboot.service", "hearth-claim.service",
            "hearth-good-boot.service", "hearth-update.timer")  # fmt: skip
+LIMIT_S = 900  # of one start; emulated, on a machine that may be busy
 PAGE_LIMIT_MS = 120_000
 DEATHS = 2  # the tries that hearth-os gives a new system
 STARTED = "BdsDxe: starting"  # the firmware, once per boot
+PANIC = "Kernel panic"
 AGENT = """[Unit]
 DefaultDependencies=no
 After=systemd-tmpfiles-setup-dev.service
@@ -55,48 +57,151 @@ def built(tmp_path_factory):
     return work
 
 
-def test_a_box_answers_at_its_first_boot_and_keeps_its_identity(built, tmp_path):
-    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path)
-    with _machine(image, tmp_path) as box:
-        print("power-on to API:", box.wait_ready(900), "s")
-        reply = box.call("POST", "/api/chat", {
-            "model": "hearth", "stream": False, "messages": [{"role": "user", "content": "hi"}],
-        })  # fmt: skip
-        assert reply[0] == 200, reply
-        assert reply[1]["message"]["content"]
-        print("its page:", _photographed(box.url, tmp_path / "page.png"))
-        assert "Read-only" in box.run("touch", "/usr/x", check=False).errors
-        for unit in ENABLED:
-            assert box.run("systemctl", "is-enabled", unit).output == "enabled\n"
-        failed = box.run("systemctl", "--failed", "--plain", "--no-legend").output
-        assert failed == "", failed + box.run("journalctl", "-q", "-p", "warning").output
-        box.run("systemctl", "start", "hearth-claim")  # returns when it is done
-        assert "HEARTH-CLAIM.txt" in box.run("ls", "/efi").output
-        assert int(box.run("df", "--output=size", "-B1M", "/data").output.split()[-1]) > 2000
-        identity = box.run("cat", "/etc/machine-id").output
-        assert len(identity.strip()) == 32
-        box.kill()  # the power goes
-    with _machine(image, tmp_path) as box:
-        box.wait_ready(900)
-        assert box.run("cat", "/etc/machine-id").output == identity
+@pytest.fixture(scope="module")
+def updates(built, tmp_path_factory):
+    return Updates(built / "hearth-minipc-0.1.0.update", tmp_path_factory.mktemp("updates"))
 
 
-def test_an_update_whose_kernel_dies_gives_way_to_the_old_system(built, tmp_path):
-    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path)
-    bad = _bad_update(built / "hearth-minipc-0.1.0.update", tmp_path)
-    with _machine(image, tmp_path, bad) as box:
-        box.wait_ready(900)
-        print(box.run("/usr/lib/hearth-os/hearth-os", "update", "/dev/vdb", limit_s=900).output)
-        assert "hearth_0.2.0+2.efi" in box.run("ls", "/efi/EFI/Linux").output
-        box.run("systemctl", "reboot", "--no-block")
-        box.wait_for("Kernel panic", 900)
-        box.wait_ready(900)
-        assert box.log.count("Kernel panic") == DEATHS
-        status = box.run("/usr/lib/hearth-os/hearth-os", "status").output
-        assert "running   0.1.0 from /dev/vda2" in status
-        boots = box.log.count(STARTED) - 1  # the first one was before the update
-        assert boots <= DEATHS + 1
-        print(f"{DEATHS} starts of the update died, start {boots} is the old system:", status)
+@pytest.fixture(scope="module")
+def stick(updates, tmp_path_factory):
+    """A disk with update files, a good one and bad ones, for all tests of the box."""
+    work = tmp_path_factory.mktemp("stick")
+    files = work / "files"
+    files.mkdir()
+    updates.system(files / "good", "0.2.0")
+    updates.system(files / "mute", "0.3.0", removed=["/opt/hearth/current"])
+    updates.system(files / "dying", "0.4.0", words="rdinit=/none")
+    updates.husk(files / "unsigned", signed=False)
+    updates.husk(files / "damaged", damaged=True)
+    updates.husk(files / "foreign", board="rpi")
+    updates.husk(files / "older", version="0.0.9")
+    (files / "long").touch()
+    os.truncate(files / "long", (2 << 30) + 1)
+    _run("mke2fs", "-q", "-t", "ext4", "-d", files, work / "stick", "1G")
+    shutil.rmtree(files)
+    return work / "stick"
+
+
+@pytest.fixture(scope="module")
+def box(built, updates, stick, tmp_path_factory):
+    """One box for all tests here, in their order: an emulated start takes minutes."""
+    work = tmp_path_factory.mktemp("box")
+    image = _prepared(built / "hearth-minipc-0.1.0.img", work, updates.public)
+    with _machine(image, work, stick) as running:
+        print("first boot, power-on to API:", running.wait_ready(LIMIT_S), "s")
+        yield running
+
+
+def test_a_box_answers_at_its_first_boot(box, tmp_path):
+    reply = box.call("POST", "/api/chat", {
+        "model": "hearth", "stream": False, "messages": [{"role": "user", "content": "hi"}],
+    })  # fmt: skip
+    assert reply[0] == 200, reply
+    assert reply[1]["message"]["content"]
+    print("its page:", _photographed(box.url, tmp_path / "page.png"))
+    assert "Read-only" in box.run("touch", "/usr/x", check=False).errors
+    for unit in ENABLED:
+        assert box.run("systemctl", "is-enabled", unit).output == "enabled\n"
+    failed = box.run("systemctl", "--failed", "--plain", "--no-legend").output
+    assert failed == "", failed + box.run("journalctl", "-q", "-p", "warning").output
+    box.run("systemctl", "start", "hearth-claim")  # returns when it is done
+    assert "HEARTH-CLAIM.txt" in box.run("ls", "/efi").output
+    assert int(box.run("df", "--output=size", "-B1M", "/data").output.split()[-1]) > 2000
+    print(box.run("systemd-analyze", check=False).output)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("unsigned", "the update is not signed: "),
+        ("damaged", "husk.ext4.zst in the update is not what was signed: "),
+        ("foreign", "the update is for rpi, this is hearth-minipc"),
+        ("older", "the update is 0.0.9, 0.1.0 runs: "),
+        ("long", "has 2147483649 bytes, an update has 2147483648 at most"),
+    ],
+)
+def test_an_update_that_is_not_to_be_trusted_is_refused_untouched(box, name, why):
+    refused = _offer(box, name)
+    assert refused.status == 1
+    assert why in refused.errors
+    assert len(refused.errors.splitlines()) == 1
+    assert box.run("ls", "/efi/EFI/Linux").output == "hearth_0.1.0.efi\n"
+
+
+def test_a_good_update_stays_and_what_is_the_boxs_is_kept_over_a_power_cut(box):
+    identity = box.run("cat", "/etc/machine-id").output
+    assert len(identity.strip()) == 32
+    box.run("touch", "/var/lib/hearth/kept", "/etc/kept")
+    box.run("sync")
+    _take(box, "good")
+    assert box.run("ls", "/efi/EFI/Linux").output.split() == [
+        "hearth_0.1.0.efi", "hearth_0.2.0+2.efi",
+    ]  # fmt: skip
+    box.kill()  # the power goes
+    box.__enter__()
+    print("second boot, power-on to API:", box.wait_ready(LIMIT_S), "s")
+    box.run("systemctl", "start", "systemd-bless-boot", limit_s=LIMIT_S)  # waits until it is done
+    status = _status(box)
+    print("a good update:", status)
+    assert "running   0.2.0 from /dev/vda3\n" in status
+    assert "entry     hearth_0.2.0.efi (running)" in status
+    assert "failed" not in status
+    assert _boots(box) == 1
+    assert box.run("cat", "/etc/machine-id").output == identity
+    box.run("ls", "/var/lib/hearth/kept", "/etc/kept")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "told"),
+    [
+        ("mute", "0.3.0", "system 0.3.0 was restarted: hearth.service is "),
+        ("dying", "0.4.0", "system 0.4.0 is not used, "),
+    ],
+)
+def test_an_update_that_never_answers_gives_way_to_the_old_system(box, name, version, told):
+    """mute: its kernel and its root are well, its Hearth is not there. dying: its kernel panics."""
+    before = _status(box).splitlines()[0]
+    boots, panics = _boots(box), box.log.count(PANIC)
+    _take(box, name)
+    _restart(box)
+    wait_for(lambda: _boots(box) == boots + DEATHS + 1, 3 * LIMIT_S)
+    box.wait_ready(LIMIT_S)
+    status = _status(box)
+    print(f"an update that is {name}:", status)
+    assert status.splitlines()[0] == before, "the system before is not back"
+    assert f"hearth_{version}+0-2.efi" in status
+    assert box.log.count(PANIC) - panics == (DEATHS if name == "dying" else 0)
+    box.run("systemctl", "start", "hearth-failed")  # returns when it has told
+    assert f"failed    {told}" in _status(box)
+    doctor = box.run("/opt/hearth/current/bin/hearth", "doctor", "--json", check=False)
+    found = {each["code"]: each["text"] for each in json.loads(doctor.output)["conditions"]}
+    assert f"system {version} is not used, " in found["system_failed"]
+
+
+def _offer(box, name):
+    box.run("sh", "-c", "mountpoint -q /mnt || mount -o ro /dev/vdb /mnt")
+    return box.run("hearth-os", "update", f"/mnt/{name}", check=False, limit_s=LIMIT_S)
+
+
+def _take(box, name):
+    done = _offer(box, name)
+    assert done.status == 0, done.errors
+    assert "it is tried at the next boot" in done.output
+
+
+def _restart(box):
+    """Return when this start is over: what answers later is the next one."""
+    boots = _boots(box)
+    box.run("systemctl", "reboot", "--no-block")
+    wait_for(lambda: _boots(box) > boots, LIMIT_S)
+
+
+def _boots(box):
+    return box.log.count(STARTED)
+
+
+def _status(box):
+    return box.run("hearth-os", "status").output
 
 
 def _machine(image, folder, *drives):
@@ -126,14 +231,16 @@ def _photographed(url, target):
     return target
 
 
-def _prepared(image, folder):
-    """A copy on a larger disk, with the agent of the tests in /etc of its data partition."""
+def _prepared(image, folder, key):
+    """A copy on a larger disk, with the agent of the tests and the key in /etc of its data."""
     copy, data, etc = folder / "disk", folder / "data.ext4", folder / "data/etc/systemd/system"
     _run("cp", "--sparse=always", image, copy)
     (etc / "sysinit.target.wants").mkdir(parents=True)
     (etc / "hearth-test-agent.service").write_text(AGENT)
     (etc / "hearth.service.d").mkdir()
     (etc / "hearth.service.d/patience.conf").write_text(PATIENCE)
+    (folder / "data/etc/hearth").mkdir()
+    shutil.copy(key, folder / "data/etc/hearth/release.pub")
     (etc / "sysinit.target.wants/hearth-test-agent.service").symlink_to(
         "../hearth-test-agent.service"
     )
@@ -149,33 +256,6 @@ def _prepared(image, folder):
     _run("dd", f"if={data}", f"of={copy}", "bs=1M", f"seek={before}", "conv=notrunc")
     _run("truncate", "-s", "6G", copy)
     return copy
-
-
-def _bad_update(good, folder):
-    """The good update as version 0.2.0, whose kernel finds no program to start."""
-    with tarfile.open(good) as archive:
-        archive.extractall(folder / "update", filter="data")
-    kernel = folder / "update/boot/hearth.efi"
-    parts = {f".{name}": folder / name for name in ("osrel", "cmdline", "initrd", "linux")}
-    for section, file in parts.items():
-        _run("objcopy", "-O", "binary", f"--dump-section={section}={file}", kernel, "/dev/null")
-    osrel, cmdline = folder / "osrel", folder / "cmdline"
-    osrel.write_text(osrel.read_text().replace("0.1.0", "0.2.0"))
-    cmdline.write_text(f"rdinit=/none {cmdline.read_text()}")
-    stub = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
-    uki.make(kernel, stub, parts)
-    manifest = json.loads((folder / "update/manifest.json").read_text())
-    manifest["version"] = "0.2.0"
-    manifest["boot"]["hearth.efi"] = hashlib.sha256(kernel.read_bytes()).hexdigest()
-    bad = folder / "bad.update"
-    with tarfile.open(bad, "w") as archive:
-        text = json.dumps(manifest).encode()
-        entry = tarfile.TarInfo("manifest.json")
-        entry.size = len(text)
-        archive.addfile(entry, io.BytesIO(text))
-        archive.add(kernel, "boot/hearth.efi")
-        archive.add(folder / "update/root.ext4.zst", "root.ext4.zst")
-    return bad
 
 
 def _wheels(work):

@@ -110,6 +110,7 @@ RUN = {
     "unloaded_for_memory": happened(Kind.UNLOADED, "a"),
     "release_dropped": happened(Kind.DROPPED, "a"),
     "concurrency_lowered": {"lowered_slots": 2},
+    "system_failed": {"failed_systems": ["system 2 was restarted: a", "system 2 is not used"]},
 }
 
 

@@ -1,8 +1,11 @@
 """Every unit that ships: systemd understands it, and what it may do is little."""
 
+import http.server
 import re
 import shutil
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,27 @@ def exposure(root, unit):
     command = ["systemd-analyze", "security", "--offline=true", f"--root={root}", unit]
     done = subprocess.run(command, capture_output=True, text=True)
     return float(re.search(r"exposure level for \S+: (\d+\.\d+)", done.stdout)[1])
+
+
+def test_the_program_of_a_good_boot_ends_once_the_service_answers():
+    text = (UNITS / "hearth-good-boot.service").read_text()
+    quoted = re.search(r"^ExecStart=\S+ -Ic '(.*?)'$", text, re.DOTALL | re.MULTILINE)[1]
+    program = quoted.replace("\\\n", " ").replace("\\n", "\n")  # as systemd.syntax(7) has it
+    answers = [503, 200]
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(answers.pop(0))
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=lambda: [server.handle_request() for _ in (1, 2)])
+        thread.start()
+        here = program.replace(":11434/", f":{server.server_port}/")
+        done = subprocess.run([sys.executable, "-Ic", here], capture_output=True, timeout=60)
+        thread.join()
+    assert done.returncode == 0, done.stderr
+    assert answers == []

@@ -1,0 +1,76 @@
+"""Update files for the tests of an image: newer systems made from the one that was built, each with
+one change inside, signed by a key of the tests."""
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+from images.maker import stage, uki, update
+
+_SECTIONS = ("osrel", "cmdline", "initrd", "linux")
+_STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+
+
+class Updates:
+    """Makes update files from the one at `good`, in `folder`."""
+
+    def __init__(self, good, folder):
+        self._folder = folder
+        with tarfile.open(good) as archive:
+            archive.extractall(folder, filter="data")
+        _run("zstd", "-q", "-d", "--rm", folder / "root.ext4.zst")
+        for name in _SECTIONS:
+            _run("objcopy", "-O", "binary", f"--dump-section=.{name}={folder / name}",
+                 folder / "boot/hearth.efi", "/dev/null")  # fmt: skip
+        self.version = _words((folder / "osrel").read_text())["IMAGE_VERSION"]
+        self.key, self.public = folder / "release.key", folder / "release.pub"
+        _run("openssl", "genpkey", "-algorithm", "ed25519", "-out", self.key)
+        _run("openssl", "pkey", "-in", self.key, "-pubout", "-out", self.public)
+
+    def system(self, target, version, *, words="", removed=()):
+        """A whole system as `version`: `words` before those of its kernel, files taken out."""
+        root, kernel = self._folder / "new/root.ext4", self._folder / "new.efi"
+        root.parent.mkdir(exist_ok=True)
+        uuid, osrel = stage.root_uuid("minipc", version), self._folder / "new.osrel"
+        osrel.write_text((self._folder / "osrel").read_text().replace(self.version, version))
+        _run("cp", "--sparse=always", self._folder / "root.ext4", root)
+        changes = ["cd /usr/lib", "rm os-release", f"write {osrel} os-release"]
+        changes += [f"rm {name}" for name in removed]
+        _run("debugfs", "-w", "-f", "-", root, text="\n".join(changes))
+        _run("e2fsck", "-fy", root, allowed=(0, 1))
+        _run("tune2fs", "-U", uuid, root)
+        cmdline = self._folder / "new.cmdline"
+        old = stage.root_uuid("minipc", self.version)
+        cmdline.write_text(
+            f"{words} {(self._folder / 'cmdline').read_text()}".replace(str(old), str(uuid)).strip()
+        )
+        parts = {f".{name}": self._folder / name for name in _SECTIONS}
+        uki.make(kernel, _STUB, {**parts, ".osrel": osrel, ".cmdline": cmdline})
+        self._write(target, {"board": "minipc", "version": version}, root, kernel, self.key)
+
+    def husk(self, target, *, version="9.0.0", board="minipc", signed=True, damaged=False):
+        """A small file like an update, for refusals: it could never start."""
+        root, kernel = self._folder / "husk.ext4", self._folder / "husk.efi"
+        root.write_bytes(b"no file system" * 1000)
+        kernel.write_bytes(b"no kernel")
+        facts = {"board": board, "version": version}
+        self._write(target, facts, root, kernel, self.key if signed else None)
+        if damaged:
+            with tarfile.open(target) as archive:
+                member = archive.getmember("husk.ext4.zst")
+            with target.open("r+b") as file:
+                file.seek(member.offset_data + member.size - 1)
+                file.write(b"?")
+
+    def _write(self, target, facts, root, kernel, key):
+        update.write(target, facts, {"root": root}, {"boot/hearth.efi": kernel}, 1, key)
+
+
+def _words(text):
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def _run(*command, text=None, allowed=(0,)):
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True,
+                          input=text)  # fmt: skip
+    assert done.returncode in allowed, f"{command[0]}: {done.stderr}{done.stdout}"
