@@ -5,7 +5,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from images.maker import stage, uki, update
+from images.maker import board, stage, uki, update
 
 _SECTIONS = ("osrel", "cmdline", "initrd", "linux")
 _STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
@@ -27,33 +27,54 @@ class Updates:
         _run("openssl", "genpkey", "-algorithm", "ed25519", "-out", self.key)
         _run("openssl", "pkey", "-in", self.key, "-pubout", "-out", self.public)
 
-    def system(self, target, version, *, words="", removed=()):
-        """A whole system as `version`: `words` before those of its kernel, files taken out."""
-        root, kernel = self._folder / "new/root.ext4", self._folder / "new.efi"
-        root.parent.mkdir(exist_ok=True)
-        uuid, osrel = stage.root_uuid("minipc", version), self._folder / "new.osrel"
+    def system(self, version, *, words="", removed=()):
+        """(root, kernel) of a system like the built one, as `version`, no larger than it must be:
+        `words` before those of its kernel, files taken out."""
+        work = self._folder / version
+        work.mkdir()
+        root, kernel, osrel, cmdline = (
+            work / name for name in ("root.ext4", "hearth.efi", "osrel", "cmdline")
+        )
+        old, uuid = (stage.root_uuid("minipc", each) for each in (self.version, version))
         osrel.write_text((self._folder / "osrel").read_text().replace(self.version, version))
+        line = f"{words} {(self._folder / 'cmdline').read_text()}".strip()
+        cmdline.write_text(line.replace(str(old), str(uuid)))
         _run("cp", "--sparse=always", self._folder / "root.ext4", root)
         changes = ["cd /usr/lib", "rm os-release", f"write {osrel} os-release"]
         changes += [f"rm {name}" for name in removed]
         _run("debugfs", "-w", "-f", "-", root, text="\n".join(changes))
         _run("e2fsck", "-fy", root, allowed=(0, 1))
         _run("tune2fs", "-U", uuid, root)
-        cmdline = self._folder / "new.cmdline"
-        old = stage.root_uuid("minipc", self.version)
-        cmdline.write_text(
-            f"{words} {(self._folder / 'cmdline').read_text()}".replace(str(old), str(uuid)).strip()
-        )
+        _run("e2fsck", "-fy", root, allowed=(0, 1))
+        _run("resize2fs", "-M", root)
         parts = {f".{name}": self._folder / name for name in _SECTIONS}
         uki.make(kernel, _STUB, {**parts, ".osrel": osrel, ".cmdline": cmdline})
-        self._write(target, {"board": "minipc", "version": version}, root, kernel, self.key)
+        return root, kernel
 
-    def husk(self, target, *, version="9.0.0", board="minipc", signed=True, damaged=False):
+    def offer(self, target, version):
+        """An update file of the system as `version`."""
+        facts = {"board": "minipc", "version": version}
+        self._write(target, facts, *self.system(version), self.key)
+
+    def lay(self, disk, version, **change):
+        """Put a system onto `disk` as `hearth-os update` does, but from outside: an emulated box
+        takes ten minutes for it."""
+        root, kernel = self.system(version, **change)
+        offsets, at = {}, 1
+        for each in board.load("minipc").partitions:
+            offsets[each.holds] = at
+            at += each.size_mib
+        _run("dd", f"if={root}", f"of={disk}", "bs=1M", f"seek={offsets['spare']}",
+             "conv=notrunc,sparse")  # fmt: skip
+        _run("mcopy", "-i", f"{disk}@@{offsets['boot']}M", kernel,
+             f"::EFI/Linux/hearth_{version}+2.efi")  # fmt: skip
+
+    def husk(self, target, *, version="9.0.0", name="minipc", signed=True, damaged=False):
         """A small file like an update, for refusals: it could never start."""
         root, kernel = self._folder / "husk.ext4", self._folder / "husk.efi"
         root.write_bytes(b"no file system" * 1000)
         kernel.write_bytes(b"no kernel")
-        facts = {"board": board, "version": version}
+        facts = {"board": name, "version": version}
         self._write(target, facts, root, kernel, self.key if signed else None)
         if damaged:
             with tarfile.open(target) as archive:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from images.maker import board
+from images.maker import board, stage
 from tests.browser.conftest import CHROMIUM, DESK, FLAGS, require_chromium
 from tests.fakes.waiting import wait_for
 from tests.system import machine
@@ -31,6 +31,8 @@ PAGE_LIMIT_MS = 120_000
 DEATHS = 2  # the tries that hearth-os gives a new system
 STARTED = "BdsDxe: starting"  # the firmware, once per boot
 PANIC = "Kernel panic"
+MOUNTED = "mountpoint -q /mnt || mount -o ro /dev/vdb /mnt"
+RESTING = ("sh", "-c", "sleep 10; systemctl is-active take")
 AGENT = """[Unit]
 DefaultDependencies=no
 After=systemd-tmpfiles-setup-dev.service
@@ -64,27 +66,25 @@ def updates(built, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stick(updates, tmp_path_factory):
-    """A disk with update files, a good one and bad ones, for all tests of the box."""
+    """A disk with update files, a good one and bad ones."""
     work = tmp_path_factory.mktemp("stick")
     files = work / "files"
     files.mkdir()
-    updates.system(files / "good", "0.2.0")
-    updates.system(files / "mute", "0.3.0", removed=["/opt/hearth/current"])
-    updates.system(files / "dying", "0.4.0", words="rdinit=/none")
+    updates.offer(files / "good", "0.2.0")
     updates.husk(files / "unsigned", signed=False)
     updates.husk(files / "damaged", damaged=True)
-    updates.husk(files / "foreign", board="rpi")
+    updates.husk(files / "foreign", name="rpi")
     updates.husk(files / "older", version="0.0.9")
     (files / "long").touch()
     os.truncate(files / "long", (2 << 30) + 1)
-    _run("mke2fs", "-q", "-t", "ext4", "-d", files, work / "stick", "1G")
+    _run("mke2fs", "-q", "-t", "ext4", "-d", files, work / "stick", "512M")
     shutil.rmtree(files)
     return work / "stick"
 
 
 @pytest.fixture(scope="module")
 def box(built, updates, stick, tmp_path_factory):
-    """One box for all tests here, in their order: an emulated start takes minutes."""
+    """One box for several tests, in their order: an emulated start takes minutes."""
     work = tmp_path_factory.mktemp("box")
     image = _prepared(built / "hearth-minipc-0.1.0.img", work, updates.public)
     with _machine(image, work, stick) as running:
@@ -128,72 +128,77 @@ def test_an_update_that_is_not_to_be_trusted_is_refused_untouched(box, name, why
     assert box.run("ls", "/efi/EFI/Linux").output == "hearth_0.1.0.efi\n"
 
 
-def test_a_good_update_stays_and_what_is_the_boxs_is_kept_over_a_power_cut(box):
-    identity = box.run("cat", "/etc/machine-id").output
-    assert len(identity.strip()) == 32
-    box.run("touch", "/var/lib/hearth/kept", "/etc/kept")
-    box.run("sync")
-    _take(box, "good")
+def test_a_signed_update_is_written_beside_the_running_system(box, updates):
+    box.run("sh", "-c", MOUNTED)
+    box.run("systemd-run", "--unit=take", "hearth-os", "update", "/mnt/good")
+    wait_for(lambda: box.run(*RESTING, check=False).output.strip() != "active", 2 * LIMIT_S)
+    told = box.run("journalctl", "-u", "take", "-o", "cat").output
+    assert "0.2.0 is on /dev/vda3; it is tried at the next boot: sudo reboot" in told, told
     assert box.run("ls", "/efi/EFI/Linux").output.split() == [
         "hearth_0.1.0.efi", "hearth_0.2.0+2.efi",
     ]  # fmt: skip
-    box.kill()  # the power goes
-    box.__enter__()
-    print("second boot, power-on to API:", box.wait_ready(LIMIT_S), "s")
-    box.run("systemctl", "start", "systemd-bless-boot", limit_s=LIMIT_S)  # waits until it is done
-    status = _status(box)
-    print("a good update:", status)
-    assert "running   0.2.0 from /dev/vda3\n" in status
-    assert "entry     hearth_0.2.0.efi (running)" in status
-    assert "failed" not in status
-    assert _boots(box) == 1
-    assert box.run("cat", "/etc/machine-id").output == identity
-    box.run("ls", "/var/lib/hearth/kept", "/etc/kept")
+    uuid = box.run("blkid", "-p", "-s", "UUID", "-o", "value", "/dev/vda3").output.strip()
+    assert uuid == str(stage.root_uuid("minipc", "0.2.0"))
+
+
+def test_a_good_system_stays_and_keeps_what_is_the_boxs(built, updates, tmp_path):
+    """Started on trial it becomes the default; a power cut later the box is still the same."""
+    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path, updates.public)
+    updates.lay(image, "0.5.0")
+    with _machine(image, tmp_path) as box:
+        print("first boot, on trial, power-on to API:", box.wait_ready(LIMIT_S), "s")
+        box.run("systemctl", "start", "systemd-bless-boot", limit_s=LIMIT_S)  # until it is done
+        status = _status(box)
+        print("a good update:", status)
+        assert "running   0.5.0 from /dev/vda3\n" in status
+        assert "entry     hearth_0.5.0.efi (running)" in status
+        assert "failed" not in status
+        assert _boots(box) == 1
+        identity = box.run("cat", "/etc/machine-id").output
+        assert len(identity.strip()) == 32
+        box.run("touch", "/var/lib/hearth/kept", "/etc/kept")
+        box.run("sync")
+        box.kill()  # the power goes
+    with _machine(image, tmp_path) as box:
+        print("second boot, power-on to API:", box.wait_ready(LIMIT_S), "s")
+        assert box.run("cat", "/etc/machine-id").output == identity
+        box.run("ls", "/var/lib/hearth/kept", "/etc/kept")
+        assert "running   0.5.0 from /dev/vda3\n" in _status(box)
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "told"),
+    ("version", "change", "panics"),
     [
-        ("mute", "0.3.0", "system 0.3.0 was restarted: hearth.service is "),
-        ("dying", "0.4.0", "system 0.4.0 is not used, "),
+        ("0.3.0", {"removed": ["/opt/hearth/current"]}, 0),
+        ("0.4.0", {"words": "rdinit=/none"}, DEATHS),
     ],
+    ids=["service", "kernel"],
 )
-def test_an_update_that_never_answers_gives_way_to_the_old_system(box, name, version, told):
-    """mute: its kernel and its root are well, its Hearth is not there. dying: its kernel panics."""
-    before = _status(box).splitlines()[0]
-    boots, panics = _boots(box), box.log.count(PANIC)
-    _take(box, name)
-    _restart(box)
-    wait_for(lambda: _boots(box) == boots + DEATHS + 1, 3 * LIMIT_S)
-    box.wait_ready(LIMIT_S)
-    status = _status(box)
-    print(f"an update that is {name}:", status)
-    assert status.splitlines()[0] == before, "the system before is not back"
-    assert f"hearth_{version}+0-2.efi" in status
-    assert box.log.count(PANIC) - panics == (DEATHS if name == "dying" else 0)
-    box.run("systemctl", "start", "hearth-failed")  # returns when it has told
-    assert f"failed    {told}" in _status(box)
-    doctor = box.run("/opt/hearth/current/bin/hearth", "doctor", "--json", check=False)
-    found = {each["code"]: each["text"] for each in json.loads(doctor.output)["conditions"]}
-    assert f"system {version} is not used, " in found["system_failed"]
+def test_a_system_that_never_answers_gives_way_to_the_old_one(
+    built, updates, tmp_path, version, change, panics
+):
+    """Its kernel and its root are well and its Hearth is not there, or its kernel panics."""
+    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path, updates.public)
+    updates.lay(image, version, **change)
+    with _machine(image, tmp_path) as box:
+        box.wait_ready((DEATHS + 1) * LIMIT_S)
+        assert _boots(box) == DEATHS + 1
+        assert box.log.count(PANIC) == panics
+        box.run("systemctl", "start", "hearth-failed", limit_s=LIMIT_S)  # until it has told
+        status = _status(box)
+        print(status)
+        assert "running   0.1.0 from /dev/vda2\n" in status
+        assert f"hearth_{version}+0-2.efi" in status
+        if not panics:  # this system itself could say why
+            assert f"failed    system {version} was restarted: hearth.service is " in status
+        doctor = box.run("/opt/hearth/current/bin/hearth", "doctor", "--json", check=False)
+        found = {each["code"]: each["text"] for each in json.loads(doctor.output)["conditions"]}
+        assert f"system {version} is not used, 0.1.0 runs: " in found["system_failed"]
 
 
 def _offer(box, name):
-    box.run("sh", "-c", "mountpoint -q /mnt || mount -o ro /dev/vdb /mnt")
+    box.run("sh", "-c", MOUNTED)
     return box.run("hearth-os", "update", f"/mnt/{name}", check=False, limit_s=LIMIT_S)
-
-
-def _take(box, name):
-    done = _offer(box, name)
-    assert done.status == 0, done.errors
-    assert "it is tried at the next boot" in done.output
-
-
-def _restart(box):
-    """Return when this start is over: what answers later is the next one."""
-    boots = _boots(box)
-    box.run("systemctl", "reboot", "--no-block")
-    wait_for(lambda: _boots(box) > boots, LIMIT_S)
 
 
 def _boots(box):
