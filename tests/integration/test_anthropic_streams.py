@@ -18,6 +18,8 @@ from tests.integration.raw_http import assert_error, open_request, send
 
 PATH = "/v1/messages"
 DEFAULTS = load_settings({}, {}, None)
+# Slowly, else a busy machine sees the end at the context's limit before it has looked.
+FOREVER = "[[forever]] [[slow 20]]"
 
 
 def body_for(prompt, **fields):
@@ -66,7 +68,7 @@ def test_a_crash_in_mid_stream_is_the_last_word(start_service, tiny_gguf):
     wait_for(lambda: f"id={error['request_id']}" in service.log)  # who asks can be helped
 
 
-@pytest.mark.parametrize("prompt", ["[[forever]]", "[[prefill 99999]]"])
+@pytest.mark.parametrize("prompt", [FOREVER, "[[prefill 99999]]"])
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_leaves_frees_its_slot(service, prompt, streams):
     send(service, "POST", PATH, body=body_for("load", stream=False))
@@ -81,7 +83,7 @@ def test_a_full_queue_is_529_with_a_guess(start_service, tiny_gguf):
     service.create("echo", tiny_gguf)
     send(service, "POST", PATH, body=body_for("load", stream=False))
     slots = send(service, "GET", "/hearth/v1/status").json["models"][0]["slots"]
-    held = [open_request(service, PATH, body_for("[[forever]]")) for _ in range(slots + 1)]
+    held = [open_request(service, PATH, body_for(FOREVER)) for _ in range(slots + 1)]
     wait_for(lambda: load_of(service) == [(slots, 1)])
     reply = send(service, "POST", PATH, body=body_for("x"))
     assert_error(reply, 529, PATH)
