@@ -1,19 +1,15 @@
 """The update file of an image: what `hearth-os update` takes, and all that it refuses."""
 
-import importlib.machinery
-import importlib.util
 import io
 import os
 import subprocess
-import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 
 from images.maker import update
+from tests.fakes.hearth_os import load
 
-FOLDER = Path(__file__).parents[2] / "images/shared/files/usr/lib/hearth-os"
 RELEASE = {"IMAGE_ID": "hearth-minipc", "IMAGE_VERSION": "0.9.0"}
 FACTS = {"board": "minipc", "version": "0.10.0"}
 SYSTEM = os.urandom(3 << 20) + bytes(1 << 20)
@@ -22,12 +18,7 @@ SYSTEM = os.urandom(3 << 20) + bytes(1 << 20)
 @pytest.fixture(scope="module")
 def hearth_os():
     """The program of the image, as a module."""
-    loader = importlib.machinery.SourceFileLoader("hearth_os", str(FOLDER / "hearth-os"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("hearth_os", loader))
-    path = list(sys.path)
-    loader.exec_module(module)
-    sys.path[:] = path
-    return module
+    return load()
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,19 @@ The firmware's part is played by its rule: `[all] boot_partition` at every start
 one after a restart with the words "0 tryboot".
 """
 
-import importlib.machinery
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from images.maker import update
+from tests.fakes.hearth_os import load
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the system is unpacked by another user")
 
 TREE = Path(__file__).parents[2]
-LIBRARY = TREE / "images/shared/files/usr/lib/hearth-os"
 PARTITIONS = ("hearth-select", "hearth-boot-a", "hearth-boot-b", "hearth-root-a", "hearth-root-b")
 MIB = 1 << 20
 
@@ -27,12 +24,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def program():
     """hearth-os as a module."""
-    loader = importlib.machinery.SourceFileLoader("hearth_os", str(LIBRARY / "hearth-os"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("hearth_os", loader))
-    path = list(sys.path)
-    loader.exec_module(module)
-    sys.path[:] = path
-    return module
+    return load()
 
 
 @pytest.fixture(scope="module")
