@@ -9,6 +9,7 @@ from . import base, disk, ext4, stage, uki, update
 from .board import Board
 from .programs import BuildError, as_root, require, run
 
+BOOT_LABEL = "OS-HEARTH"  # and a number; what begins with HEARTH is a stick with models (udev rule)
 _PYTHON = (3, 11)  # of Debian 12: byte code is written here and read there
 
 
@@ -45,9 +46,8 @@ def _finish(
     files = boot_files(board, work, version)
     fats = {"boot": files} if board.scheme == "uefi" else {"boot": files, "select": _select(board)}
     for number, (holds, inside) in enumerate(sorted(fats.items())):
-        label = f"HEARTHOS{number}"
         size = board.size_mib(holds)
-        disk.make_fat(work / f"{holds}.fat", inside, size, label, epoch)
+        disk.make_fat(work / f"{holds}.fat", inside, size, f"{BOOT_LABEL}{number}", epoch)
     ext4.make_data(work / "data.ext4", board.size_mib("data"), _data_uuid(board), epoch)
     contents = {holds: work / f"{holds}.fat" for holds in fats}
     contents |= {"root": work / "root.ext4", "data": work / "data.ext4"}

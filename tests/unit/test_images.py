@@ -1,13 +1,15 @@
 """What the image builder decides without building: boards, and the initramfs byte for byte."""
 
+import fnmatch
 import gzip
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from images.maker import board, initramfs
+from images.maker import board, build, initramfs
 from images.maker.programs import BuildError
 
 TREE = Path(__file__).parents[2]
@@ -18,6 +20,13 @@ def test_each_board_has_one_place_for_each_part():
         held = [each.holds for each in board.load(name).partitions]
         assert held.count("root") == held.count("data") == held.count("boot") == 1
         assert held[-1] == "data", "it grows, so nothing can follow it"
+
+
+def test_a_box_that_starts_from_a_stick_does_not_import_itself():
+    rule = (TREE / "systemd/70-hearth-import.rules").read_text()
+    sticks = re.search(r'ID_FS_LABEL}!="(.+?)"', rule)[1]
+    assert fnmatch.fnmatchcase("HEARTH", sticks)
+    assert not fnmatch.fnmatchcase(build.BOOT_LABEL, sticks)
 
 
 def test_a_wrong_board_is_one_sentence_with_the_boards_there_are():
