@@ -5,7 +5,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from images.maker import board, stage, uki, update
+from images.maker import stage, uki, update
+from tests.system import image_disk
 
 _SECTIONS = ("osrel", "cmdline", "initrd", "linux")
 _STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
@@ -28,8 +29,8 @@ class Updates:
         _run("openssl", "pkey", "-in", self.key, "-pubout", "-out", self.public)
 
     def system(self, version, *, words="", removed=()):
-        """(root, kernel) of a system like the built one, as `version`, no larger than it must be:
-        `words` before those of its kernel, files taken out."""
+        """(root, kernel) of a system like the built one, as `version`: `words` before those of its
+        kernel, files taken out."""
         work = self._folder / version
         work.mkdir()
         root, kernel, osrel, cmdline = (
@@ -45,8 +46,6 @@ class Updates:
         _run("debugfs", "-w", "-f", "-", root, text="\n".join(changes))
         _run("e2fsck", "-fy", root, allowed=(0, 1))
         _run("tune2fs", "-U", uuid, root)
-        _run("e2fsck", "-fy", root, allowed=(0, 1))
-        _run("resize2fs", "-M", root)
         parts = {f".{name}": self._folder / name for name in _SECTIONS}
         uki.make(kernel, _STUB, {**parts, ".osrel": osrel, ".cmdline": cmdline})
         return root, kernel
@@ -60,14 +59,9 @@ class Updates:
         """Put a system onto `disk` as `hearth-os update` does, but from outside: an emulated box
         takes ten minutes for it."""
         root, kernel = self.system(version, **change)
-        offsets, at = {}, 1
-        for each in board.load("minipc").partitions:
-            offsets[each.holds] = at
-            at += each.size_mib
-        _run("dd", f"if={root}", f"of={disk}", "bs=1M", f"seek={offsets['spare']}",
-             "conv=notrunc,sparse")  # fmt: skip
-        _run("mcopy", "-i", f"{disk}@@{offsets['boot']}M", kernel,
-             f"::EFI/Linux/hearth_{version}+2.efi")  # fmt: skip
+        image_disk.lay(root, disk, "minipc", "hearth-root-b")
+        boot = f"{disk}@@{image_disk.offset_mib('minipc', 'hearth-esp')}M"
+        _run("mcopy", "-i", boot, kernel, f"::EFI/Linux/hearth_{version}+2.efi")
 
     def husk(self, target, *, version="9.0.0", name="minipc", signed=True, damaged=False):
         """A small file like an update, for refusals: it could never start."""

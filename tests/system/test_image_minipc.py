@@ -7,23 +7,22 @@ Emulated even where there is KVM: the firmware does not start under every nested
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from images.maker import board, stage
+from images.maker import stage
 from tests.browser.conftest import CHROMIUM, DESK, FLAGS, require_chromium
 from tests.fakes.waiting import wait_for
 from tests.system import machine
+from tests.system.image_disk import prepared, run
 from tests.system.image_updates import Updates
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(5400)]
 
 TREE = Path(__file__).parents[2]
 OVMF = Path("/usr/share/OVMF")
-MIB = 1 << 20
 ENABLED = ("hearth.socket", "hearth.service", "hearth-firstboot.service", "hearth-claim.service",
            "hearth-good-boot.service", "hearth-update.timer")  # fmt: skip
 LIMIT_S = 900  # of one start; emulated, on a machine that may be busy
@@ -33,15 +32,6 @@ STARTED = "BdsDxe: starting"  # the firmware, once per boot
 PANIC = "Kernel panic"
 MOUNTED = "mountpoint -q /mnt || mount -o ro /dev/vdb /mnt"
 RESTING = ("sh", "-c", "sleep 10; systemctl is-active take")
-AGENT = """[Unit]
-DefaultDependencies=no
-After=systemd-tmpfiles-setup-dev.service
-[Service]
-ExecStart=/usr/bin/python3 -S /etc/hearth-test-agent.py
-Restart=always
-"""
-# Times are those of real machines; an emulated one is ten times slower.
-PATIENCE = "[Service]\nWatchdogSec=0\nTimeoutStartSec=600\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +44,8 @@ def built(tmp_path_factory):
         return Path(ready)
     work = tmp_path_factory.mktemp("image")
     wheels = Path(os.environ.get("HEARTH_WHEELS") or _wheels(work))
-    _run(sys.executable, TREE / "images/build", "minipc", "--wheelhouse", wheels, "--out", work,
-         "--version", "0.1.0")  # fmt: skip
+    run(sys.executable, TREE / "images/build", "minipc", "--wheelhouse", wheels, "--out", work,
+        "--version", "0.1.0")  # fmt: skip
     return work
 
 
@@ -77,7 +67,7 @@ def stick(updates, tmp_path_factory):
     updates.husk(files / "older", version="0.0.9")
     (files / "long").touch()
     os.truncate(files / "long", (2 << 30) + 1)
-    _run("mke2fs", "-q", "-t", "ext4", "-d", files, work / "stick", "512M")
+    run("mke2fs", "-q", "-t", "ext4", "-d", files, work / "stick", "512M")
     shutil.rmtree(files)
     return work / "stick"
 
@@ -86,7 +76,7 @@ def stick(updates, tmp_path_factory):
 def box(built, updates, stick, tmp_path_factory):
     """One box for several tests, in their order: an emulated start takes minutes."""
     work = tmp_path_factory.mktemp("box")
-    image = _prepared(built / "hearth-minipc-0.1.0.img", work, updates.public)
+    image = _with_key(built, updates, work)
     with _machine(image, work, stick) as running:
         print("first boot, power-on to API:", running.wait_ready(LIMIT_S), "s")
         yield running
@@ -143,7 +133,7 @@ def test_a_signed_update_is_written_beside_the_running_system(box, updates):
 
 def test_a_good_system_stays_and_keeps_what_is_the_boxs(built, updates, tmp_path):
     """Started on trial it becomes the default; a power cut later the box is still the same."""
-    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path, updates.public)
+    image = _with_key(built, updates, tmp_path)
     updates.lay(image, "0.5.0")
     with _machine(image, tmp_path) as box:
         print("first boot, on trial, power-on to API:", box.wait_ready(LIMIT_S), "s")
@@ -178,7 +168,7 @@ def test_a_system_that_never_answers_gives_way_to_the_old_one(
     built, updates, tmp_path, version, change, panics
 ):
     """Its kernel and its root are well and its Hearth is not there, or its kernel panics."""
-    image = _prepared(built / "hearth-minipc-0.1.0.img", tmp_path, updates.public)
+    image = _with_key(built, updates, tmp_path)
     updates.lay(image, version, **change)
     with _machine(image, tmp_path) as box:
         box.wait_ready((DEATHS + 1) * LIMIT_S)
@@ -194,6 +184,12 @@ def test_a_system_that_never_answers_gives_way_to_the_old_one(
         doctor = box.run("/opt/hearth/current/bin/hearth", "doctor", "--json", check=False)
         found = {each["code"]: each["text"] for each in json.loads(doctor.output)["conditions"]}
         assert f"system {version} is not used, 0.1.0 runs: " in found["system_failed"]
+
+
+def _with_key(built, updates, folder):
+    """The image on a disk of its own that trusts the key of the tests."""
+    data = {"etc/hearth/release.pub": updates.public.read_text()}
+    return prepared(built / "hearth-minipc-0.1.0.img", folder, "minipc", data=data)
 
 
 def _offer(box, name):
@@ -236,39 +232,7 @@ def _photographed(url, target):
     return target
 
 
-def _prepared(image, folder, key):
-    """A copy on a larger disk, with the agent of the tests and the key in /etc of its data."""
-    copy, data, etc = folder / "disk", folder / "data.ext4", folder / "data/etc/systemd/system"
-    _run("cp", "--sparse=always", image, copy)
-    (etc / "sysinit.target.wants").mkdir(parents=True)
-    (etc / "hearth-test-agent.service").write_text(AGENT)
-    (etc / "hearth.service.d").mkdir()
-    (etc / "hearth.service.d/patience.conf").write_text(PATIENCE)
-    (folder / "data/etc/hearth").mkdir()
-    shutil.copy(key, folder / "data/etc/hearth/release.pub")
-    (etc / "sysinit.target.wants/hearth-test-agent.service").symlink_to(
-        "../hearth-test-agent.service"
-    )
-    shutil.copy(
-        Path(__file__).with_name("guest_agent.py"), folder / "data/etc/hearth-test-agent.py"
-    )
-    partitions = board.load("minipc").partitions
-    before = sum(each.size_mib for each in partitions[:-1]) + 1
-    with data.open("wb") as file:
-        file.truncate(partitions[-1].size_mib * MIB)
-    _run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-E", "resize=268435456", "-d",
-         folder / "data", data)  # fmt: skip
-    _run("dd", f"if={data}", f"of={copy}", "bs=1M", f"seek={before}", "conv=notrunc")
-    _run("truncate", "-s", "6G", copy)
-    return copy
-
-
 def _wheels(work):
     # Never llama.cpp from pip's cache: that is for this processor, and dies by SIGILL elsewhere.
-    _run(TREE / "tools/wheelhouse", "--out", work / "wheelhouse")
+    run(TREE / "tools/wheelhouse", "--out", work / "wheelhouse")
     return next((work / "wheelhouse").iterdir())
-
-
-def _run(*command):
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{command[0]}: {done.stderr}{done.stdout}"
