@@ -38,7 +38,7 @@ bench:
 image: SIGNED = $(if $(SIGN),--sign $(SIGN))
 image:
 	@tools/setup dev
-	@wheels=$${WHEELHOUSE:-$$(tools/wheelhouse --arch $(if $(filter rpi,$(BOARD)),arm64,amd64) --out build $(SIGNED))} \
+	@wheels=$${WHEELHOUSE:-$$(tools/wheelhouse --arch $(if $(filter rpi,$(BOARD)),arm64,amd64) --python 3.11 --out build $(SIGNED))} \
 	  && .venv/bin/python images/build $(BOARD) --wheelhouse "$$wheels" $(SIGNED) $(ARGS)
 
 clean:

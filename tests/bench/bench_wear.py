@@ -36,7 +36,8 @@ MB = 1_000_000
 SLICE_S = 300.0  # how often a machine is looked at
 SETTLED_SLICES = 2  # that do not count: they hold what the start wrote
 # Tells of a machine, inside: bytes that reached its disk, that its processes had to be written
-# (a process counts those of its children that ended), and the files that changed in between.
+# (a process counts those of its children that ended), the files that changed in between, and what
+# the journal was told.
 LOOK = """
 import json, os, pathlib, subprocess, sys
 os.sync()
@@ -53,7 +54,10 @@ find = ["find", "/", "-xdev", "-newer", "/run/looked", "(", "-type", "f", "-o", 
 changed = subprocess.run(find, capture_output=True, text=True).stdout.splitlines()
 pathlib.Path("/run/looked").touch()
 sectors = int(pathlib.Path("/sys/block/vda/stat").read_text().split()[6])
-print(json.dumps({"bytes": sectors * 512, "asked": dict(all_asked()), "changed": changed}))
+journal = ["journalctl", "-q", "-b", "--cursor-file=/run/told", "--no-hostname", "-o", "short-unix"]
+told = subprocess.run(journal, capture_output=True, text=True).stdout.splitlines()
+print(json.dumps({"bytes": sectors * 512, "asked": dict(all_asked()), "changed": changed,
+                  "told": [line.partition(" ")[2] for line in told]}))
 """
 TIMERS = ("hearth-health.timer", "hearth-scrub.timer", "hearth-update.timer", "hearth-update.path")
 PYTHON = """#!/bin/sh
@@ -176,7 +180,7 @@ def machine(kind: str, seconds: float, *, is_asked: bool) -> None:
         f"writes to the disk while {state}, all of a machine ({kind})",
         settled * DAY_S / seconds / MB, 5.0, is_limit=True, unit="MB a day",
     )  # fmt: skip
-    headers = ["s since it was ready", "disk, bytes", "asked for by", "changed"]
+    headers = ["s since it was ready", "disk, bytes", "asked for by", "changed", "the journal"]
     harness.report(
         f"wear-machine-{kind}-{state}", conditions, headers, rows, {"bytes": settled}, [figure]
     )
@@ -214,11 +218,16 @@ def _look(box: Any) -> dict[str, Any]:
 
 
 def _writers(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """The bytes written, the processes that asked for them, and files, shortened."""
+    """The bytes written, the processes that asked for them, files and the journal's lines,
+    shortened."""
     asked = {who: count - before["asked"].get(who, 0) for who, count in after["asked"].items()}
     told = [f"{who} {count}" for who, count in asked.items() if count > 0]
     changed = [path for path in after["changed"] if not path.startswith(("/proc", "/sys", "/run"))]
-    return [str(after["bytes"] - before["bytes"]), ", ".join(told), " ".join(changed[:10])]
+    lines = [f"{len(after['told'])} lines", *(line[:80] for line in after["told"][:10])]
+    return [
+        str(after["bytes"] - before["bytes"]), ", ".join(told), " ".join(changed[:10]),
+        "; ".join(lines),
+    ]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,34 +2,23 @@
 floor, and what is noted and certified has times that make sense.
 """
 
-import os
-import shutil
 import socket
 import ssl
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from appliance.trust.clock import RELEASED_S
+from tests.fakes import early_clock
 from tests.integration.bundle_box import Box, enrol
 
-SOURCE = Path(__file__).parents[1] / "fakes/early_clock.c"
 DAY_S = 86_400
 
 
 @pytest.fixture
 def in_1970(tmp_path):
     """The words before a command whose clock begins on 2 January 1970."""
-    library = tmp_path / "early_clock.so"
-    compiler = shutil.which("cc")
-    if compiler is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no C compiler (build-essential)")
-        pytest.skip("needs a C compiler")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, SOURCE], check=True)
-    return "env", f"LD_PRELOAD={library}", f"EARLY_BY={int(time.time()) - DAY_S}"
+    return early_clock.words(early_clock.compiled(tmp_path))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The installer in a booted Debian without a network: install, update, go back, leave nothing."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,23 +12,29 @@ import pytest
 from tests.fakes.waiting import wait_for
 from tests.system import own_python
 from tests.system.distributions import DEBIAN_12
+from tests.system.installing import (
+    W,
+    attempts,
+    chats,
+    condition,
+    enabled,
+    install,
+    refusal,
+    reseal,
+    tree,
+    version_of,
+    with_releases,
+)  # fmt: skip
 from tests.system.release_stand import BROKEN, GOOD, NEXT, build_stand
 from tools.release import seal, wheels
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 INSTALL_LIMIT_S = 60
-URL = "http://127.0.0.1:11434"
-W = "/srv/release"  # where wheelhouses lie in the container
 PRESET = {
     "hearth.socket", "hearth.service", "hearth-health.timer", "hearth-scrub.timer",
     "hearth-settle.service", "hearth-update.path", "hearth-update.timer",
 }  # fmt: skip
-# What the system keeps of any account or unit that ever was
-SYSTEMS_OWN = re.compile(
-    r"/(etc/(passwd|group|shadow|gshadow|subuid|subgid)-?|etc/\.pwd\.lock|var/log/.*|var/cache/.*"
-    r"|var/lib/systemd/.*|var/tmp/.*|srv/.*|root/.*)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,80 +44,13 @@ def stand():
 
 @pytest.fixture
 def box(booted, stand):
-    """A machine with the wheelhouses on it, as a stick would bring them."""
-    box = booted()
-    for version in (GOOD, NEXT, BROKEN):
-        box.copy(stand.wheelhouse(version), f"{W}/{version}")
-    return box
-
-
-def install(box, version, *options, check=True):
-    return box.run(f"{W}/{version}/install.sh", *options, check=check, timeout=300)
-
-
-def refusal(done, *words):
-    """One sentence on stderr, with these words in it."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("hearth: ")
-    for word in words:
-        assert word in lines[0]
-    print(lines[0])
-
-
-def version_of(box):
-    status, body = box.get(f"{URL}/api/version")
-    return json.loads(body)["hearth"] if status == 200 else None
-
-
-def chats(box):
-    body = {"model": "hearth", "messages": [{"role": "user", "content": "What is Hearth?"}]}
-    options = ("-d", json.dumps(body | {"stream": False}))
-    status, answer = box.get(f"{URL}/api/chat", *options)
-    assert status == 200, answer
-    return json.loads(answer)["message"]["content"]
-
-
-def condition(box, code):
-    """What `hearth doctor` says of it; None: nothing."""
-    found = json.loads(box.run("hearth", "doctor", "--json", check=False).stdout)["conditions"]
-    return next((each for each in found if each["code"] == code), None)
+    return with_releases(booted(), stand)
 
 
 def links(box):
     """The releases that `current` and `previous` name."""
     return [box.run("readlink", "-f", f"/opt/hearth/{name}").stdout.strip().rpartition("/")[2]
             for name in ("current", "previous")]  # fmt: skip
-
-
-def enabled(box):
-    """The units of Hearth that start by themselves."""
-    links = box.path("/etc/systemd/system").glob("*.wants/hearth*")
-    return {link.name for link in links if link.is_symlink()}
-
-
-def tree(box):
-    """Every file of the system with what is in it, those apart that are the system's own."""
-    found = {}
-    for folder in ("etc", "opt", "usr", "var", "srv", "root"):
-        for path in sorted(box.path(folder).rglob("*")):
-            name = f"/{path.relative_to(box.root)}"
-            if SYSTEMS_OWN.fullmatch(name) or path.is_dir():
-                continue
-            if path.is_symlink():
-                found[name] = str(path.readlink())
-            elif path.is_file():
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
-
-
-def attempts(box):
-    """Packets that had no way out: what programs tried to send beyond this machine."""
-    text = box.run("cat", "/proc/net/snmp", "/proc/net/snmp6").stdout
-    names, values = (line.split() for line in text.splitlines() if line.startswith("Ip:"))
-    four = int(dict(zip(names, values, strict=True))["OutNoRoutes"])
-    return four + int(re.search(r"Ip6OutNoRoutes\s+(\d+)", text)[1])
 
 
 def test_a_life_without_a_network(box):
@@ -290,109 +228,3 @@ def test_what_is_put_into_the_updates_folder_is_verified_and_taken(box, stand, t
     wait_for(lambda: version_of(box) == NEXT, 120)
     wait_for(lambda: not box.path(f"{inbox}/good.tar").exists(), 60)
     assert condition(box, "hearth_refused") is None
-
-
-# -- what is refused ---------------------------------------------------------------------
-
-
-def test_each_bad_input_is_one_sentence_with_the_cure(box, stand):
-    good = f"{W}/{GOOD}"
-    before = tree(box)
-
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    refusal(box.run(*nobody, f"{good}/install.sh", check=False), "needs root", "sudo")
-
-    box.write("/root/old/systemctl", "#!/bin/sh\necho 'systemd 245 (245)'\n", 0o755)
-    old = ("env", "PATH=/root/old:/usr/sbin:/usr/bin:/sbin:/bin")
-    refusal(box.run(*old, f"{good}/install.sh", check=False), "systemd is 245", "Debian 12")
-
-    other = altered(box, stand, "arch", lambda text: re.sub("arch=.*", "arch=riscv64", text))
-    refusal(box.run(f"{other}/install.sh", check=False), "the wheelhouse is for riscv64")
-
-    older = altered(box, stand, "python", lambda text: re.sub("python=.*", "python=3.99", text))
-    refusal(box.run(f"{older}/install.sh", check=False), "Python 3.99", "--interpreter")
-
-    wheel = next(box.path(good).glob("wheels/aiohttp-*.whl"))
-    whole = wheel.read_bytes()
-    wheel.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refusal(install(box, GOOD, check=False), wheel.name, "copy it again", "nothing was installed")
-    wheel.unlink()
-    refusal(install(box, GOOD, check=False), "damaged", "copy it again")
-    wheel.write_bytes(whole)
-    box.write(f"{good}/wheels/more.whl", "")
-    refusal(install(box, GOOD, check=False), "does not list")
-    box.path(f"{good}/wheels/more.whl").unlink()
-
-    box.run("mount", "-t", "tmpfs", "-o", "size=20M", "tmpfs", "/opt")
-    refusal(install(box, GOOD, check=False), "20 MiB of disk left", "free some")
-    box.run("umount", "/opt")
-    box.run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/opt")
-    refusal(install(box, GOOD, check=False), "cannot be written", "remount,rw /opt")
-    box.run("umount", "/opt")
-    assert tree(box) == before
-
-
-def test_a_port_that_ollama_holds_is_named(box):
-    box.run("cp", "/usr/bin/python3", "/usr/local/bin/ollama")
-    listen = "import socket,time\ns=socket.create_server(('0.0.0.0',11434))\ntime.sleep(999)"
-    with subprocess.Popen(box.enter("/usr/local/bin/ollama", "-c", listen)) as holding:
-        wait_for(lambda: "11434" in box.run("ss", "-ltn").stdout)
-        done = install(box, GOOD, check=False)
-        holding.kill()
-    refusal(done, "port 11434 is taken by ollama (process", "systemctl disable --now ollama")
-    assert not box.path("/opt/hearth/current").exists()
-
-
-def test_a_state_folder_that_takes_nothing_is_named_before_anything_changes(box):
-    before = tree(box)
-    box.run("mkdir", "-p", "/var/lib/hearth")
-    for options, words in {
-        "ro": ("cannot be written", "mount -o remount,rw /var/lib/hearth"),
-        "size=8M": ("/var/lib/hearth has 8 MiB", "needs 32 MiB", "hearth rm"),
-    }.items():
-        box.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", "/var/lib/hearth")
-        refusal(install(box, GOOD, check=False), *words)
-        box.run("umount", "/var/lib/hearth")
-    assert tree(box) == before
-
-
-def test_a_service_that_cannot_start_says_why_with_the_cure(box):
-    box.write("/etc/hearth/hearth.toml", 'engine = "steam"\n')
-    done = install(box, GOOD, check=False)
-    refusal(done, "hearth.toml", "engine", "steam", "no release before it")
-    box.write("/etc/hearth/hearth.toml", 'engine = "auto"\n')
-    install(box, GOOD)
-    box.write("/etc/hearth/hearth.toml", 'engine = "steam"\n')
-    box.run("hearth", "update", f"{W}/{NEXT}", timeout=300)
-    assert version_of(box) == NEXT, "the settings of the last good start are in force"
-    assert "steam" in condition(box, "settings_broken")["text"]
-
-
-def test_a_first_release_that_does_not_start_says_why(box):
-    done = install(box, BROKEN, check=False)
-    refusal(done, "this release is broken", "no release before it", "journalctl -u hearth")
-    install(box, GOOD)
-    assert version_of(box) == GOOD
-
-
-def test_a_dry_run_tells_and_changes_nothing(box):
-    before = tree(box)
-    said = install(box, GOOD, "--dry-run").stdout
-    assert "would build release" in said
-    assert tree(box) == before
-
-
-def altered(box, stand, name, change):
-    """A wheelhouse in the box whose facts say something else, with hashes that fit."""
-    folder = shutil.copytree(stand.wheelhouse(GOOD), box.path(f"{W}/{name}"))
-    facts = folder / "RELEASE"
-    facts.write_text(change(facts.read_text()))
-    reseal(folder, stand)
-    return f"{W}/{name}"
-
-
-def reseal(folder, stand):
-    """Hashes and signature of what is there now."""
-    for old in ("SHA256SUMS", "SHA256SUMS.sig"):
-        (folder / old).unlink()
-    seal.seal(folder, stand.key)

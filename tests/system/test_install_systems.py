@@ -11,8 +11,8 @@ import pytest
 from tests.system import own_python
 from tests.system.booted import REPOSITORY
 from tests.system.distributions import DEBIAN_13, UBUNTU_22_04, UBUNTU_24_04
+from tests.system.installing import URL, attempts, chats, enabled, tree
 from tests.system.release_stand import BUILD_LIMIT_S
-from tests.system.test_install import URL, attempts, chats, enabled, tree
 from tools.release import wheels
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(1800)]
