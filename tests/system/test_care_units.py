@@ -2,11 +2,10 @@
 the doctor, and the weekly scrub reaches the service."""
 
 import json
-import os
 
 import pytest
 
-from tests.system.booted import LAUNCHER, REPOSITORY, Booted, missing
+from tests.system.booted import LAUNCHER, REPOSITORY
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
@@ -18,15 +17,11 @@ HEALTH = "/run/hearth-health/health.json"
 
 
 @pytest.fixture
-def box(tmp_path):
-    if reason := missing():
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Booted(tmp_path, boots=False) as found:
-        add_units(found)
-        assert found.boot() == "running", found.journal()
-        yield found
+def box(booted):
+    found = booted(boots=False)
+    add_units(found)
+    assert found.boot() == "running", found.journal()
+    return found
 
 
 def add_units(box, *more):

@@ -1,14 +1,13 @@
 """The first boot of an image in a real systemd: what lies on the boot partition is taken, once."""
 
 import json
-import os
 
 import msgspec
 import pytest
 
 from appliance.trust.enrolment import FILE
 from tests.integration.test_enrolment import Site
-from tests.system.booted import LAUNCHER, Booted, missing
+from tests.system.booted import LAUNCHER
 from tests.system.test_care_units import add_units
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
@@ -18,21 +17,17 @@ _DROP_IN = "[Service]\nEnvironment=HEARTH_ENGINE=echo HEARTH_DISCOVERY=off\n"
 
 
 @pytest.fixture
-def box(tmp_path):
+def box(booted):
     """A container with the units of an image, which has not started yet."""
-    if reason := missing():
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Booted(tmp_path, boots=False) as found:
-        add_units(found, "hearth-firstboot.service")
-        found.write("/etc/hearth/image", "")
-        found.write("/etc/systemd/system/hearth.service.d/test.conf", _DROP_IN)
-        wants = found.path("/etc/systemd/system/multi-user.target.wants")
-        wants.mkdir(parents=True, exist_ok=True)
-        for unit in ("hearth-firstboot.service", "hearth.service"):
-            (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
-        yield found
+    found = booted(boots=False)
+    add_units(found, "hearth-firstboot.service")
+    found.write("/etc/hearth/image", "")
+    found.write("/etc/systemd/system/hearth.service.d/test.conf", _DROP_IN)
+    wants = found.path("/etc/systemd/system/multi-user.target.wants")
+    wants.mkdir(parents=True, exist_ok=True)
+    for unit in ("hearth-firstboot.service", "hearth.service"):
+        (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
+    return found
 
 
 def hearth(box, *words):
