@@ -70,10 +70,16 @@ def dense_linear(
     """The fastest dense linear for where `weight` is; `native` multiplies on the CPU."""
     if native is not None:
         return NativeLinear(native, weight, bias)
-    packable = weight.dtype in (torch.float32, torch.bfloat16) and weight.device.type == "cpu"
-    if packable and torch.backends.mkldnn.is_available():
+    if weight.device.type == "cpu" and _packs(weight.dtype):
         return PackedLinear(weight, bias)
     return DenseLinear(weight, bias)
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs such weights on this processor: bfloat16 needs AVX-512 or the like."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 has no public name
+    return dtype == torch.float32 and bool(torch.backends.mkldnn.is_available())
 
 
 class Rope:
