@@ -77,9 +77,11 @@ def dense_linear(
 
 def _packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN packs such weights on this processor: bfloat16 needs AVX-512 or the like."""
+    if not torch.backends.mkldnn.is_available():
+        return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 has no public name
-    return dtype == torch.float32 and bool(torch.backends.mkldnn.is_available())
+    return dtype is torch.float32
 
 
 class Rope:

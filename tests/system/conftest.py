@@ -9,6 +9,7 @@ from tests.integration.conftest import publisher, web
 from tests.system import booted as containers
 from tests.system.booted import Booted
 from tests.system.lab import Lab, missing
+from tests.system.release_stand import build_stand
 
 __all__ = ["booted", "lab", "publisher", "web"]
 
@@ -27,6 +28,12 @@ def booted(tmp_path):
     _require(containers.missing())
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(Booted(tmp_path, **options))
+
+
+@pytest.fixture(scope="session")
+def stand():
+    """The wheelhouses that tests of the installer install from."""
+    return build_stand()
 
 
 def _require(missing_thing):

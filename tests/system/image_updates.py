@@ -57,7 +57,7 @@ class Updates:
 
     def lay(self, disk, version, **change):
         """Put a system onto `disk` as `hearth-os update` does, but from outside: an emulated box
-        takes ten minutes for it."""
+        takes minutes for it."""
         root, kernel = self.system(version, **change)
         image_disk.lay(root, disk, "minipc", "hearth-root-b")
         boot = f"{disk}@@{image_disk.offset_mib('minipc', 'hearth-esp')}M"

@@ -24,8 +24,8 @@ from tests.system.installing import (
     tree,
     version_of,
     with_releases,
-)  # fmt: skip
-from tests.system.release_stand import BROKEN, GOOD, NEXT, build_stand
+)
+from tests.system.release_stand import BROKEN, GOOD, NEXT
 from tools.release import seal, wheels
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
@@ -35,11 +35,6 @@ PRESET = {
     "hearth.socket", "hearth.service", "hearth-health.timer", "hearth-scrub.timer",
     "hearth-settle.service", "hearth-update.path", "hearth-update.timer",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def stand():
-    return build_stand()
 
 
 @pytest.fixture

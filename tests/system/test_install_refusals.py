@@ -17,15 +17,10 @@ from tests.system.installing import (
     tree,
     version_of,
     with_releases,
-)  # fmt: skip
-from tests.system.release_stand import BROKEN, GOOD, NEXT, build_stand
+)
+from tests.system.release_stand import BROKEN, GOOD, NEXT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture(scope="module")
-def stand():
-    return build_stand()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from images.maker import board, build, initramfs
+from images.maker import board, build, disk, ext4, initramfs
 from images.maker.programs import BuildError
 
 TREE = Path(__file__).parents[2]
@@ -47,6 +47,14 @@ def test_a_wrong_version_is_refused():
     done = subprocess.run(asked, capture_output=True, text=True)
     assert done.returncode == 1
     assert "version '1+'" in done.stderr
+
+
+def test_a_root_that_outgrew_its_partition_is_refused_before_it_is_made(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/large").write_bytes(bytes(3 << 20))
+    with pytest.raises(BuildError, match=r"the root takes 11 MiB, board.toml gives it 10"):
+        ext4.make_root(tmp_path / "root.ext4", tmp_path / "root", 10, disk.NAMES, 0)
+    assert not (tmp_path / "root.ext4").exists()
 
 
 @pytest.fixture
