@@ -9,7 +9,6 @@ more than one choice of a request waits in the model's queue.
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from aiohttp import web
 
@@ -38,10 +37,18 @@ async def run_choices(
     def begin_next() -> None:
         nonlocal begun
         if begun < len(jobs):
-            task = asyncio.create_task(_post(request, begun, jobs[begun], queue))
+            task = asyncio.create_task(post(begun))
             task.add_done_callback(queue.put_nowait)
             tasks[task] = begun
             begun += 1
+
+    async def post(index: int) -> None:
+        async with aclosing(run_job(request, jobs[index])) as events:
+            async for event in events:
+                # Not where events are read: a slow client would keep its other choices back.
+                if isinstance(event, Started) and event.slots > 1 and index == begun - 1:
+                    begin_next()
+                queue.put_nowait((index, event))
 
     begin_next()
     try:
@@ -53,19 +60,8 @@ async def run_choices(
                 if index == begun - 1:
                     begin_next()
                 continue
-            index, event = item
-            if isinstance(event, Started) and event.slots > 1 and index == begun - 1:
-                begin_next()
-            yield index, event
+            yield item
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _post(
-    request: web.Request, index: int, job: JobRequest, queue: asyncio.Queue[Any]
-) -> None:
-    async with aclosing(run_job(request, job)) as events:
-        async for event in events:
-            queue.put_nowait((index, event))

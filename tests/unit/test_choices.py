@@ -12,6 +12,7 @@ from appliance.http.context import CALLER, CHAT, FIELDS, METER, METRICS
 from appliance.http.meter import TokenMeter
 from appliance.metrics import Metrics
 from engine.errors import EngineError
+from tests.fakes.waiting import until
 
 
 class Chat:
@@ -73,6 +74,13 @@ async def test_with_more_slots_the_next_begins_at_the_first_token_of_the_one_bef
     events = await collect(chat)
     assert words(events) == {0: ["one"] * 50, 1: ["two"] * 50, 2: ["three"]}
     assert chat.notes[:3] == ["a begins", "b begins", "c begins"]
+
+
+async def test_a_client_that_reads_slowly_does_not_keep_the_other_choices_back():
+    chat = Chat(8, {"a": ["one"] * 50, "b": ["wait"], "c": ["wait"]})
+    async with aclosing(run_choices(Request(chat), jobs_for(chat))) as events:
+        await anext(events)
+        await until(lambda: "c begins" in chat.notes)
 
 
 async def test_each_choice_keeps_the_order_of_its_events():
