@@ -9,11 +9,12 @@ is wrong is left out, the rest counts: a typing error must not keep a box from s
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 MAX_BYTES = 65_536
+MAX_NESTING = 32  # of YAML; Imager's files have 5
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _SSH_KEY = re.compile(
@@ -188,15 +189,28 @@ def _yaml(name: str, data: bytes, wishes: Wishes) -> dict[str, Any]:
         return {}
     try:
         text = data.decode("utf-8-sig")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            # A few lines of them can stand for gigabytes.
-            wishes.problems.append(f"{name} has aliases (*name), which are not read")
+        if refusal := _refusal(yaml.scan(text)):
+            wishes.problems.append(f"{name} {refusal}")
             return {}
         return _table(yaml.safe_load(text) or {}, name, wishes)
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
         wishes.problems.append(f"{name} cannot be read, and nothing of it was used: {said}")
         return {}
+
+
+def _refusal(tokens: Iterable[Any]) -> str:
+    """What well-formed YAML has that would cost the box too much; empty if nothing."""
+    depth = 0
+    for token in tokens:
+        kind = type(token).__name__
+        if kind == "AliasToken":  # a few lines of them can stand for gigabytes
+            return "has aliases (*name), which are not read"
+        if kind.startswith(("Block", "Flow")):
+            depth += kind.endswith("StartToken") - kind.endswith("EndToken")
+        if depth > MAX_NESTING:  # the time that they take grows with the square of their number
+            return f"is nested deeper than {MAX_NESTING}"
+    return ""
 
 
 def _table(value: object, where: str, wishes: Wishes) -> dict[str, Any]:
