@@ -180,7 +180,9 @@ _NOT_CODE = shutil.ignore_patterns("__pycache__")
 
 def _copy_distribution(name, library, only=""):
     """Its files as pip put them, or those in folders of that ending alone."""
-    distribution = importlib.metadata.distribution(name)
+    # The egg-info of this tree may come first on the path, and is not what pip installed.
+    found = importlib.metadata.distributions(name=name)
+    distribution = next(each for each in found if each.read_text("METADATA") is not None)
     for file in distribution.files or ():
         source, target = Path(distribution.locate_file(file)), library / file
         is_inside = ".." not in file.parts and "__pycache__" not in file.parts

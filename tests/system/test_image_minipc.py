@@ -213,9 +213,8 @@ def _machine(image, folder, *drives):
         shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)
     code = f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF / 'OVMF_CODE_4M.fd'}"
     firmware = ["-drive", code, "-drive", f"if=pflash,format=raw,unit=1,file={variables}"]
-    # One processor: on a slow host an emulated second one was seen to lose its timer for good.
     return machine.Machine(image, folder / "qemu", firmware=firmware, drives=drives, accel="tcg",
-                           cpus=1, options=["-action", "reboot=reset"])  # fmt: skip
+                           options=["-action", "reboot=reset"])  # fmt: skip
 
 
 def _photographed(url, target):
