@@ -1,5 +1,6 @@
 """The verb serve: the only one that runs the service instead of asking it."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,12 @@ def serve(file: Path | None, **flags: str | None) -> None:
     """
     given = {name: text for name, text in flags.items() if text is not None}
     settings = load_or_last_good(given, os.environ, file)
+    gc.disable()
     # Only here: this import brings the HTTP server, which no other verb needs.
     from appliance.service import serve as run_service
 
+    # All that was imported stays. Looking through it for garbage would cost a start a tenth of its
+    # time, and later hold up the event loop now and then.
+    gc.freeze()
+    gc.enable()
     run_service(settings)
