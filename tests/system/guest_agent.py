@@ -18,7 +18,7 @@ def main():
     while not os.path.exists(PORT) and time.monotonic() < deadline:  # noqa: PTH110 - starts faster
         time.sleep(0.05)
     with open(PORT, "r+b", buffering=0) as port:  # noqa: PTH123
-        port.write(b'{"hello": true}\n')
+        send(port, {"hello": True})
         waiting = b""
         while True:
             data = port.read(65536)
@@ -28,7 +28,13 @@ def main():
             waiting += data
             while b"\n" in waiting:
                 line, _, waiting = waiting.partition(b"\n")
-                port.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+                send(port, answer(json.loads(line)))
+
+
+def send(port, document):
+    rest = memoryview(json.dumps(document).encode() + b"\n")
+    while rest:  # the port may take less than all at once
+        rest = rest[port.write(rest) :]
 
 
 def answer(request):
