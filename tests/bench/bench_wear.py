@@ -34,7 +34,9 @@ ASK_EVERY_S = 20.0
 QUESTION = {"model": "hearth", "prompt": "What is this box?", "stream": False}
 MB = 1_000_000
 SLICE_S = 300.0  # how often a machine is looked at
-SETTLED_SLICES = 2  # that do not count: they hold what the start wrote
+# That do not count: they hold what the start wrote, and systemd-tmpfiles-clean, which comes 15 min
+# after it and then once a day.
+SETTLED_SLICES = 3
 # Tells of a machine, inside: bytes that reached its disk, that its processes had to be written
 # (a process counts those of its children that ended), the files that changed in between, and what
 # the journal was told.
