@@ -36,8 +36,8 @@ def serve(file: Path | None, **flags: str | None) -> None:
     # Only here: this import brings the HTTP server, which no other verb needs.
     from appliance.service import serve as run_service
 
-    # All that was imported stays. Looking through it for garbage would cost a start a tenth of its
-    # time, and later hold up the event loop now and then.
+    # All that was imported stays. To look through it for garbage took a twelfth of a start, and
+    # each full collection would do so again.
     gc.freeze()
     gc.enable()
     run_service(settings)

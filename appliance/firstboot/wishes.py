@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_BYTES = 65_536
-MAX_NESTING = 32  # of YAML; Imager's files have 5
+MAX_NESTING = 32  # of YAML; Imager's files have 6
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _SSH_KEY = re.compile(
@@ -208,7 +208,7 @@ def _refusal(tokens: Iterable[Any]) -> str:
             return "has aliases (*name), which are not read"
         if kind.startswith(("Block", "Flow")):
             depth += kind.endswith("StartToken") - kind.endswith("EndToken")
-        if depth > MAX_NESTING:  # the time that they take grows with the square of their number
+        if depth > MAX_NESTING:  # each open level makes what follows slower to scan
             return f"is nested deeper than {MAX_NESTING}"
     return ""
 
